@@ -81,6 +81,9 @@ class SourceNotFound(NotFound): ...
 class DownloadNotFound(NotFound): ...
 
 
+class ArtifactNotFound(NotFound): ...
+
+
 class TraceNotFound(NotFound): ...
 
 
@@ -220,6 +223,10 @@ class FilesFull(MeshError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
+class UploadsFull(MeshError):
+    code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
+
+
 class QueueFull(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
 
@@ -273,6 +280,9 @@ class WorkerLost(ServiceUnavailable): ...
 
 
 class HubUnavailable(ServiceUnavailable): ...
+
+
+class FetchFailed(ServiceUnavailable): ...
 
 
 class UpstreamUnavailable(ServiceUnavailable): ...

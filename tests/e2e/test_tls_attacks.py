@@ -70,6 +70,7 @@ NO_PROTOBUF = b"\xff\xff"
         ("control", "Host"),
     )
 )
+TRANSFER = "mlxmesh.artifact.v1.TransferService"
 # What the model service serves beside the catalogue.
 TOPICS = {
     f"mlxmesh.model.v1.{name}Service"
@@ -110,8 +111,8 @@ SERVED = {
         *OTLP_NAMES,
     },
     "generation": {GENERATION, EMBEDDING, TELEMETRY, CONTROL, PROCESS},
-    "model": {MODEL, *TOPICS, CONTROL, PROCESS},
-    "runtime": {RUNTIME, CONTROL, PROCESS},
+    "model": {MODEL, *TOPICS, TRANSFER, CONTROL, PROCESS},
+    "runtime": {RUNTIME, TRANSFER, CONTROL, PROCESS},
     "engine": {ENGINE, CONTROL, PROCESS},
     "launcher": {LAUNCHER, HOSTS, CONTROL},
 }

@@ -5,8 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import BlobStore
-from mlxmesh_model.artifacts.disk import Disk
 from mlxmesh_model.artifacts.gguf_process import Converter, convert_gguf
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
@@ -16,6 +14,8 @@ from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.models import Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.disk import Disk
 from mlxmesh_shared.sql.urls import SqliteFile
 
 

@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-from mlxmesh_model.artifacts.disk import LocalDisk
+from mlxmesh_shared.artifacts.disk import LocalDisk
 
 
 class LimitedDisk(LocalDisk):

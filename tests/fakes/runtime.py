@@ -15,7 +15,13 @@ from grpc.aio import ServicerContext
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc
-from mlxmesh_shared.errors import EngineExists, EngineNotFound, InsufficientMemory, InvalidArgument
+from mlxmesh_shared.errors import (
+    ArtifactNotFound,
+    EngineExists,
+    EngineNotFound,
+    InsufficientMemory,
+    InvalidArgument,
+)
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.rpc.server import MeshServer
 
@@ -35,6 +41,9 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
         self.starts: list[str] = []
         self.options: dict[str, pb.EngineOptions] = {}
         self.stops: list[str] = []
+        self.files: dict[str, pb.ModelFiles] = {}
+        """What each engine was started with."""
+        self.prunes: list[pb.PruneFilesRequest] = []
         self.refuse_with: Exception | None = None
         self._sequence = 0
         self._watchers: set[asyncio.Queue[pb.Engine]] = set()
@@ -84,6 +93,7 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
                 raise EngineExists(f"{request.engine_id} serves {known.model}; choose another id")
             return pb.StartEngineResponse(engine=known)
         self.starts.append(request.engine_id)
+        self.files[request.engine_id] = request.files
         self.options[request.engine_id] = request.options
         state = pb.ENGINE_STATE_STARTING if self.hold else pb.ENGINE_STATE_READY
         engine = pb.Engine(
@@ -116,6 +126,17 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
             raise InsufficientMemory(
                 f"needs {needed:,} bytes, {self.available_bytes:,} are available"
             )
+
+    async def FetchAdapter(
+        self, request: pb.FetchAdapterRequest, context: _Context
+    ) -> pb.FetchAdapterResponse:
+        raise ArtifactNotFound("this host has no adapters")
+
+    async def PruneFiles(
+        self, request: pb.PruneFilesRequest, context: _Context
+    ) -> pb.PruneFilesResponse:
+        self.prunes.append(request)
+        return pb.PruneFilesResponse(files=2, freed_bytes=2000)
 
     async def StopEngine(
         self, request: pb.StopEngineRequest, context: _Context

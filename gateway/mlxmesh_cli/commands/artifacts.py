@@ -112,7 +112,10 @@ def prune(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Remove files that belong to no version, and downloads that were given up."""
+    """Remove files that belong to no version, and downloads that were given up.
+
+    Runtimes remove what they fetched for versions that are gone.
+    """
     unfinished_after_s = parse_seconds(unfinished_after, "--unfinished-after")
 
     async def work() -> PruneArtifactsResponse:
@@ -125,9 +128,11 @@ def prune(
     if json:
         print_json(to_dict(removed))
         return
-    files = f"{removed.files} file{'' if removed.files == 1 else 's'}"
     verb = "would be removed" if dry_run else "removed"
-    typer.echo(f"{files} {verb}, {_size(removed.freed_bytes)}")
+    typer.echo(f"{_files(removed.files)} {verb}, {_size(removed.freed_bytes)}")
+    if removed.fetched_files:
+        fetched = _size(removed.fetched_bytes)
+        typer.echo(f"{_files(removed.fetched_files)} {verb} on the hosts of runtimes, {fetched}")
 
 
 def _verdict(artifact: Artifact) -> str:
@@ -136,6 +141,10 @@ def _verdict(artifact: Artifact) -> str:
         return f"{label} is whole ({_size(artifact.bytes)})"
     damaged = ", ".join(artifact.damaged_files)
     return f"{label} is damaged: {damaged}; pull or import it again before you load it"
+
+
+def _files(number: int) -> str:
+    return f"{number} file{'' if number == 1 else 's'}"
 
 
 def _size(count: int) -> str:

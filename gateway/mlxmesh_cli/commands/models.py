@@ -226,6 +226,7 @@ def load(
 ) -> None:
     """Load a model and wait until its replicas are ready.
 
+    A host that lacks the model's files fetches them from the mesh first.
     Replicas that were loaded with other settings are replaced, one after another.
     """
 
@@ -236,7 +237,7 @@ def load(
             with steps_bar(f"loading {model}", total=replicas, quiet=json) as advance:
                 last = None
                 async for last in client.load_model(model, replicas=replicas, profile=profile):
-                    advance(last.version.ready_replicas)
+                    advance(last.version.ready_replicas, _fetches(last.version))
         return _final(last)
 
     name, version = run(work())
@@ -306,6 +307,14 @@ def alias(
         print_json(to_dict(model))
     else:
         typer.echo(f"{name}:{alias} means version {version}" if version else f"{alias} removed")
+
+
+def _fetches(version: ModelVersion) -> str:
+    """The runtimes that fetch the files, and how far they are."""
+    from mlxmesh_cli.screen.tables import fetch_words
+
+    found = sorted(version.fetches.items())
+    return "; ".join(fetch_words(one, each.done_bytes, each.total_bytes) for one, each in found)
 
 
 def _final(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +17,12 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+
+class StepsDone(Protocol):
+    """Shows how many steps are done, and what is being done."""
+
+    def __call__(self, done: int, now: str = "") -> None: ...
 
 
 @contextmanager
@@ -35,16 +42,18 @@ def bytes_bar(label: str, *, quiet: bool) -> Generator[Callable[[int, int], None
 
 
 @contextmanager
-def steps_bar(label: str, *, total: int, quiet: bool) -> Generator[Callable[[int], None]]:
-    """A bar for a few slow steps; call the result with the number of steps done."""
+def steps_bar(label: str, *, total: int, quiet: bool) -> Generator[StepsDone]:
+    """A bar for a few slow steps; call the result with the number of steps done, and with what is
+    being done where that takes long.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=quiet
     ) as bar:
         task = bar.add_task(label, total=total)
 
-        def advance(done: int) -> None:
-            bar.update(task, completed=done)
+        def advance(done: int, now: str = "") -> None:
+            bar.update(task, completed=done, description=f"{label}: {now}" if now else label)
 
         with _removed_on_failure(bar):
             yield advance

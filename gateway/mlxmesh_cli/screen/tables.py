@@ -103,14 +103,25 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
 
 
 def _failure(version: dict[str, Any]) -> str:
-    """The failure, the time of the next attempt, and the runtimes that rejected a replica."""
+    """The failure, the time of the next attempt, the runtimes that rejected a replica, and those
+    that fetch the files.
+    """
     failed = version.get("failure", {}).get("message", "")
     words = [failed + _next_attempt(version)] if failed else []
+    for runtime, fetch in sorted(version.get("fetches", {}).items()):
+        words.append(fetch_words(runtime, int(fetch["done_bytes"]), int(fetch["total_bytes"])))
     for runtime, why in sorted(version.get("rejections", {}).items()):
         message = why["message"]
         if message not in failed:
             words.append(message if runtime in message else f"{runtime}: {message}")
     return "; ".join(words)
+
+
+def fetch_words(runtime: str, done_bytes: int, total_bytes: int) -> str:
+    """How far a runtime is that fetches files; the total is 0 until it is known."""
+    if not total_bytes:
+        return f"{runtime} looks for the files"
+    return f"{runtime} fetches {done_bytes / 1e6:,.1f} of {total_bytes / 1e6:,.1f} MB"
 
 
 def _next_attempt(version: dict[str, Any]) -> str:

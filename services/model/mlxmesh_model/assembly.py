@@ -8,16 +8,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from mlxmesh.artifact.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
 from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from mlxmesh_model.adapters.additions import Additions
 from mlxmesh_model.adapters.servicer import AdapterServicer
 from mlxmesh_model.adapters.store import Adapters
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.inventory import Inventory
 from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.artifacts.served_files import CatalogueFiles
 from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
@@ -25,7 +26,7 @@ from mlxmesh_model.experiments.store import Experiments
 from mlxmesh_model.hub.assembly import make_hub
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
 from mlxmesh_model.replicas.demand import Demand
-from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_model.replicas.fetches import Fetches
 from mlxmesh_model.replicas.lease import FileLeadership, Leadership, Lease
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
@@ -35,8 +36,14 @@ from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.topics import Topic, TopicParts, make_topics
 from mlxmesh_model.upstreams.health import UpstreamHealth
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.known_digests import KnownDigests
+from mlxmesh_shared.artifacts.servicer import SERVICE as TRANSFER_SERVICE
+from mlxmesh_shared.artifacts.servicer import TransferServicer
+from mlxmesh_shared.artifacts.uploads import Uploads
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import Publish
+from mlxmesh_shared.host.file_lock import FileLock
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.registry import Registry, follow_others
@@ -59,6 +66,10 @@ class Catalogue:
     imports: Imports
     pruning: Pruning
     rejections: Rejections
+    fetches: Fetches
+    known: KnownDigests
+    served: CatalogueFiles
+    uploads: Uploads
     policies: PolicyPass
     reconciler: Reconciler
     leader: Leadership
@@ -129,6 +140,10 @@ async def open_catalogue(
     stack.push_async_callback(runtimes.close)
     stack.push_async_callback(shown_runtimes.close)
     rejections = Rejections(partial(publish_rejection, publish))
+    fetches = Fetches()
+    known = KnownDigests(settings.data_dir / "registered_digests.json")
+    uploads = Uploads()
+    uploads.observe(process.telemetry.of_process.metrics)
     blobs = BlobStore(settings.models_dir or settings.data_dir / "models")
     pruning = Pruning(store=store, blobs=blobs)
     leader = _leadership(url, store, process.instance_id)
@@ -144,6 +159,7 @@ async def open_catalogue(
         runtimes=runtimes,
         interval_s=settings.reconcile_interval_s,
         rejections=rejections,
+        fetches=fetches,
         leadership=leader,
         policies=policies,
     )
@@ -165,6 +181,7 @@ async def open_catalogue(
             inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
             verification=Verification(store=store, blobs=blobs),
             pruning=pruning,
+            prune_fetched=shown_runtimes.prune,
         ),
         adapters=AdapterServicer(adapters, Additions(adapters, blobs)),
         hub=make_hub(
@@ -183,6 +200,10 @@ async def open_catalogue(
         imports=Imports(store=store, blobs=blobs),
         pruning=pruning,
         rejections=rejections,
+        fetches=fetches,
+        known=known,
+        served=CatalogueFiles(store=store, blobs=blobs, known=known),
+        uploads=uploads,
         policies=policies,
         reconciler=reconciler,
         leader=leader,
@@ -199,7 +220,11 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         pulls=catalogue.pulls,
         imports=catalogue.imports,
         pruning=catalogue.pruning,
-        loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
+        loader=Loader(
+            store=catalogue.store,
+            wake_reconciler=catalogue.reconciler.wake,
+            fetches=catalogue.fetches.of,
+        ),
         demand=Demand(
             store=catalogue.store,
             wake_reconciler=catalogue.reconciler.wake,
@@ -207,17 +232,24 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
             on_demand_default=process.settings.load_on_demand,
         ),
         rejections=catalogue.rejections.of,
+        fetches=catalogue.fetches.of,
+        sha256_of=catalogue.known.sha256,
     )
+    transfers = TransferServicer(catalogue.served, catalogue.uploads)
     settings = process.settings
     return process.make_server(
         settings.listen,
         services=[
             (add_ModelServiceServicer_to_server, servicer),
+            (add_TransferServiceServicer_to_server, transfers),
             *((topic.add, topic.servicer) for topic in catalogue.topics),
         ],
         service_names=[
-            f"mlxmesh.model.v1.{name}"
-            for name in ("ModelService", *(topic.service for topic in catalogue.topics))
+            TRANSFER_SERVICE,
+            *(
+                f"mlxmesh.model.v1.{name}"
+                for name in ("ModelService", *(topic.service for topic in catalogue.topics))
+            ),
         ],
         options=ServerOptions(reflection=settings.reflection),
     )
@@ -232,7 +264,7 @@ def _open_hub(endpoint: str) -> Hub:
 
 def _leadership(url: DatabaseUrl, store: Store, instance_id: str) -> Leadership:
     if isinstance(url, SqliteFile):
-        return FileLeadership(LeaderLock(url.path.with_suffix(".lock")))
+        return FileLeadership(FileLock(url.path.with_suffix(".lock")))
     return Lease(store.transactions, instance_id)
 
 

@@ -22,6 +22,7 @@ from mlxmesh_model.catalogue.models import (
 )
 from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
 from mlxmesh_model.replicas.convert import to_failure
+from mlxmesh_model.replicas.placement import Fetch
 from mlxmesh_model.upstreams.convert import to_upstream
 from mlxmesh_shared.errors import MeshError
 
@@ -54,18 +55,33 @@ RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
 _NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
 
 
+FetchesOf = Callable[[Version], Mapping[str, Fetch]]
+"""The runtimes that fetch the files of a version, and how far they are."""
+
+
 def _none(_: Version) -> Mapping[str, FailureRecord]:
     return {}
 
 
+def no_fetches(_: Version) -> Mapping[str, Fetch]:
+    """None of any version."""
+    return {}
+
+
 def to_model(
-    model: Model, *, only: Version | None = None, rejections: RejectionsOf = _none
+    model: Model,
+    *,
+    only: Version | None = None,
+    rejections: RejectionsOf = _none,
+    fetches: FetchesOf = no_fetches,
 ) -> model_pb2.Model:
     """A model with all its versions, or with only one of them."""
     versions = [version for version in model.versions if only in (None, version)]
     return model_pb2.Model(
         name=model.name,
-        versions=[to_version(version, rejections(version)) for version in versions],
+        versions=[
+            to_version(version, rejections(version), fetches(version)) for version in versions
+        ],
         aliases=model.aliases,
         default_version=model.default_version,
         splits={alias: to_split(split) for alias, split in model.splits.items()},
@@ -139,7 +155,9 @@ def to_recipe(text: str) -> ensemble_pb2.EnsembleRecipe:
 
 
 def to_version(
-    version: Version, rejections: Mapping[str, FailureRecord] | None = None
+    version: Version,
+    rejections: Mapping[str, FailureRecord] | None = None,
+    fetches: Mapping[str, Fetch] | None = None,
 ) -> model_pb2.ModelVersion:
     """A version; the properties of its files are unset until it is on disk."""
     artifact = version.artifact or _NOTHING_ON_DISK
@@ -169,6 +187,10 @@ def to_version(
         upstream=to_upstream(version.upstream) if version.upstream else None,
         kind=_KINDS[artifact.kind] if version.artifact else model_pb2.MODEL_KIND_UNSPECIFIED,
         dimensions=artifact.dimensions,
+        fetches={
+            one: model_pb2.FileFetch(done_bytes=fetch.done_bytes, total_bytes=fetch.total_bytes)
+            for one, fetch in (fetches or {}).items()
+        },
     )
 
 

@@ -1,7 +1,7 @@
 """ModelService: each method checks, calls and replies."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.upstreams.convert import from_upstream
+from mlxmesh_shared.artifacts.digests import sha256
 from mlxmesh_shared.errors import FeatureNotSupported, IllegalState, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 
@@ -46,8 +47,13 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         loader: Loader,
         demand: Demand,
         rejections: convert.RejectionsOf,
+        fetches: convert.FetchesOf = convert.no_fetches,
+        sha256_of: Callable[[Path], str] = sha256,
     ) -> None:
+        """sha256_of: of files in registered directories."""
         self._store = store
+        self._fetches = fetches
+        self._sha256_of = sha256_of
         self._profiles = Profiles(store.transactions)
         self._pulls = pulls
         self._imports = imports
@@ -82,7 +88,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             raise InvalidArgument("directory must be absolute", field="directory")
         await self._store.check_name(request.name)
         kind = convert.from_kind(request.kind)
-        artifact = await asyncio.to_thread(artifacts.inspect, directory, kind=kind)
+        artifact = await asyncio.to_thread(
+            artifacts.inspect, directory, kind=kind, sha256_of=self._sha256_of
+        )
         model, version = await self._store.register(request.name, artifact)
         return pb.RegisterModelResponse(model=convert.to_model(model), version=version)
 
@@ -111,7 +119,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         model = await self._store.model(reference.name)
         pinned = reference.version is not None or reference.alias is not None
         only = model.resolve(reference) if pinned else None
-        shown = convert.to_model(model, only=only, rejections=self._rejections)
+        shown = convert.to_model(
+            model, only=only, rejections=self._rejections, fetches=self._fetches
+        )
         return pb.GetModelResponse(model=shown)
 
     async def ListModels(
@@ -123,7 +133,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         page = found[:size]
         token = to_page_token(page[-1].name) if len(found) > size else ""
         return pb.ListModelsResponse(
-            models=[convert.to_model(model, rejections=self._rejections) for model in page],
+            models=[
+                convert.to_model(model, rejections=self._rejections, fetches=self._fetches)
+                for model in page
+            ],
             next_page_token=token,
         )
 
@@ -142,7 +155,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         load = self._loader.load(ModelReference.parse(request.model), replicas, profile)
         async with aclosing(load):
             async for version in load:
-                shown = convert.to_version(version, self._rejections(version))
+                shown = convert.to_version(
+                    version, self._rejections(version), self._fetches(version)
+                )
                 yield pb.LoadModelResponse(name=version.model, version=shown)
 
     async def UnloadModel(

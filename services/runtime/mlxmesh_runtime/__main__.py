@@ -10,7 +10,7 @@ if __name__ == "__main__":
 import sys
 from contextlib import AsyncExitStack
 
-from mlxmesh_runtime.assembly import make_server, open_engines, open_memory_watch
+from mlxmesh_runtime.assembly import make_server, open_engines, open_files, open_memory_watch
 from mlxmesh_runtime.device import find_device
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.hand_over import hand_over
@@ -43,10 +43,17 @@ async def serve(process: ServiceProcess[RuntimeSettings], command: EngineCommand
         device = await find_device()
         host = await stack.enter_async_context(open_host(process))
         events = await stack.enter_async_context(host.publishing())
-        engines = open_engines(process, host.registry, command, spare, device, events.publish)
+        files = open_files(process, host.registry, events.publish)
+        stack.push_async_callback(files.sources.close)
+        engines = open_engines(
+            process, host.registry, command, spare, device, events.publish, files
+        )
         memory = open_memory_watch(process, engines, device, events.publish)
         await stack.enter_async_context(running_in_background(memory.run()))
-        server = make_server(process, engines, memory, device)
+        server = make_server(process, engines, memory, device, files)
+
+        async def tell_address() -> None:
+            files.address = server.address
 
         async def hand_over_engines(instance: Instance) -> None:
             await hand_over(host.registry, instance, engines, settings.hand_over_s)
@@ -57,6 +64,7 @@ async def serve(process: ServiceProcess[RuntimeSettings], command: EngineCommand
 
         steps = ServiceSteps(
             facts={"device": device.kind},
+            before_ready=tell_address,
             before_deregistration=hand_over_engines,
             before_drain=stop_engines,
         )

@@ -25,12 +25,21 @@ from mlxmesh_runtime.engine_record import (
     EngineOptions,
     EngineRecord,
     EngineSpec,
+    FailureReason,
+    ModelFiles,
 )
+from mlxmesh_runtime.files.file_fetch import Progress
 from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.memory_guard import MemoryStatus
 
 HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
 INFO_REQUEST = pb.GetRuntimeInfoRequest()
+_CODES = {
+    FailureReason.REFUSED: StatusCode.FAILED_PRECONDITION,
+    FailureReason.FILES_DAMAGED: StatusCode.FAILED_PRECONDITION,
+    FailureReason.DISK_FULL: StatusCode.RESOURCE_EXHAUSTED,
+    FailureReason.FETCH_FAILED: StatusCode.UNAVAILABLE,
+}
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
 
 
@@ -44,6 +53,8 @@ def spec_from(request: pb.StartEngineRequest) -> EngineSpec:
         model_version=request.model_version,
         model_dir=Path(request.model_dir),
         options=EngineOptions(**set_options),
+        files=_files_from(request.files) if request.HasField("files") else None,
+        draft_files=_files_from(request.draft_files) if request.HasField("draft_files") else None,
     )
 
 
@@ -68,12 +79,17 @@ def place_from(request: pb.HostRankRequest) -> RankPlace:
     return RankPlace(request.rank, request.leader)
 
 
+def _files_from(files: pb.ModelFiles) -> ModelFiles:
+    return ModelFiles(files.digest, files.weights_bytes)
+
+
 def engine_to(
     record: EngineRecord,
     *,
     memory_bytes: int,
     load: EngineLoad = NO_LOAD,
     log_tail: tuple[str, ...] = (),
+    fetch: Progress | None = None,
 ) -> pb.Engine:
     """An engine's record and load as a message."""
     engine = pb.Engine(
@@ -96,6 +112,9 @@ def engine_to(
             for each in record.ranks
         ],
     )
+    if fetch is not None:
+        engine.fetch.done_bytes, engine.fetch.total_bytes = fetch.done_bytes, fetch.total_bytes
+        engine.fetch.SetInParent()
     if record.last_failure is not None:
         engine.last_failure.CopyFrom(failure_to(record.last_failure))
     if record.started_at is not None:
@@ -105,8 +124,7 @@ def engine_to(
 
 def failure_to(failure: EngineFailure) -> Failure:
     """An engine's failure as a message; it names no field."""
-    status = StatusCode.FAILED_PRECONDITION if failure.permanent else StatusCode.INTERNAL
-    code: int = status.value[0]
+    code: int = _CODES.get(failure.reason, StatusCode.INTERNAL).value[0]
     return Failure(code=code, reason=failure.reason, message=failure.message)
 
 

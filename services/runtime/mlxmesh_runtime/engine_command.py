@@ -37,14 +37,19 @@ class EngineCommand:
     """For engines whose options do not say."""
     program: Sequence[str] = MLXMESH_ENGINE
 
-    def line(self, spec: EngineSpec, place: RankPlace | None = None) -> list[str]:
-        """The command line for one engine, or for a rank above 0 of its group."""
+    def line(
+        self, spec: EngineSpec, *, place: RankPlace | None = None, runtime_address: str = ""
+    ) -> list[str]:
+        """The command line for one engine of the runtime at an address, or for a rank above 0 of
+        its group.
+        """
         flags: dict[str, object] = {
             "engine_id": spec.engine_id,
             "model": spec.model,
             "model_version": spec.model_version,
             "model_dir": spec.model_dir,
             "drain_grace_s": UNLIMITED_DRAIN_S,
+            "runtime_address": runtime_address or None,
             **self._mesh_flags(),
             **asdict(self._options(spec)),
         }

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mlxmesh_runtime.lifecycle import EngineState
-from mlxmesh_shared.errors import ModelRefused
+from mlxmesh_shared.errors import DiskFull, FetchFailed, ModelFilesDamaged, ModelRefused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,14 @@ class EngineOptions:
         return Path(self.draft_model_dir or "") if self.speculative == "draft" else None
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files of a version, as the model service asks for them."""
+
+    digest: str
+    weights_bytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
     """What to run: one replica of one model version, from an absolute directory."""
@@ -47,6 +55,15 @@ class EngineSpec:
     model_version: int
     model_dir: Path
     options: EngineOptions = field(default_factory=EngineOptions)
+    files: ModelFiles | None = None
+    """What must be in model_dir; None for whatever is there."""
+    draft_files: ModelFiles | None = None
+
+    @property
+    def weights_bytes(self) -> int:
+        """The sizes of the weights that the model service told of."""
+        files = (self.files, self.draft_files)
+        return sum(each.weights_bytes for each in files if each is not None)
 
     @property
     def group_size(self) -> int:
@@ -66,6 +83,12 @@ class FailureReason(StrEnum):
     STALLED = "ENGINE_STALLED"
     START_FAILED = "ENGINE_START_FAILED"
     REFUSED = ModelRefused.reason
+    FETCH_FAILED = FetchFailed.reason
+    FILES_DAMAGED = ModelFilesDamaged.reason
+    DISK_FULL = DiskFull.reason
+
+
+_PERMANENT = (FailureReason.REFUSED, FailureReason.FILES_DAMAGED, FailureReason.DISK_FULL)
 
 
 @dataclass(frozen=True)
@@ -77,8 +100,8 @@ class EngineFailure:
 
     @property
     def permanent(self) -> bool:
-        """Whether every other start of the same model would fail as well."""
-        return self.reason is FailureReason.REFUSED
+        """Whether another start of the same model would fail as well, until somebody helps."""
+        return self.reason in _PERMANENT
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -22,9 +22,11 @@ from mlxmesh_runtime.engine_record import (
     FailureReason,
     RankRecord,
 )
+from mlxmesh_runtime.files.engine_files import EngineFiles, FilesInPlace
 from mlxmesh_runtime.group_ranks import GroupRanks, Runtimes
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, wait_until_hung
 from mlxmesh_runtime.spare_engine import SpareEngine
+from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Instance, Registry, local_instance
 from mlxmesh_shared.settings import MeshSettings
@@ -59,6 +61,9 @@ class EngineHost:
     spare: SpareEngine
     runtimes: Runtimes | None = None
     """Where the other ranks of a group can run; None: there are no groups."""
+    files: EngineFiles = field(default_factory=FilesInPlace)
+    runtime_address: Callable[[], str] = lambda: ""
+    """Where the runtime listens."""
     open_probe: Callable[[str], EngineProbe] = GrpcEngineProbe
 
     def log_of(self, engine_id: str) -> LogFile:
@@ -71,7 +76,9 @@ class EngineHost:
 
 
 class EngineRun:
-    """Call `spawn`, `wait_until_ready`, `wait_for_drain` in this order, `stop` at any time."""
+    """Call `locate_files`, `spawn`, `wait_until_ready`, `wait_for_drain` in this order, `stop` at
+    any time.
+    """
 
     def __init__(self, spec: EngineSpec, host: EngineHost) -> None:
         self._spec = spec
@@ -89,13 +96,24 @@ class EngineRun:
         """The other ranks of its group."""
         return self._ranks.records
 
+    async def locate_files(self) -> None:
+        """Bring the files of the model to this host if they are not here. Raises: EngineDown."""
+        try:
+            self._spec = await self._host.files.located(self._spec)
+        except MeshError as error:
+            known = error.reason in list(FailureReason)
+            reason = FailureReason(error.reason) if known else FailureReason.FETCH_FAILED
+            raise EngineDown(EngineFailure(reason, error.message)) from error
+
     async def spawn(self) -> int:
         """Start the process and return its id. Raises: EngineDown."""
         try:
             self._log.rotate_if_large()
             self._log.append(START_MARK)
             self._process = await EngineProcess.spawn(
-                self._host.command.line(self._spec), self._log, self._host.spare
+                self._host.command.line(self._spec, self._host.runtime_address()),
+                self._log,
+                self._host.spare,
             )
         except OSError as error:
             raise _start_failed(f"its process cannot be started: {error.strerror}") from error

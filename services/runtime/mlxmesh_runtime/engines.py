@@ -11,11 +11,18 @@ from mlxmesh_runtime.change_feed import Change, ChangeFeed
 from mlxmesh_runtime.convert import engine_event_to
 from mlxmesh_runtime.device import needed_bytes, resident_bytes
 from mlxmesh_runtime.engine_command import RankPlace
-from mlxmesh_runtime.engine_record import NO_LOAD, EngineLoad, EngineRecord, EngineSpec
+from mlxmesh_runtime.engine_record import NO_LOAD, EngineLoad, EngineRecord, EngineSpec, ModelFiles
 from mlxmesh_runtime.engine_run import EngineHost
+from mlxmesh_runtime.files.file_fetch import Progress
 from mlxmesh_runtime.hosted_ranks import HostedRanks
 from mlxmesh_runtime.lifecycle import EngineState
-from mlxmesh_runtime.memory_guard import EngineMemory, Memory, MemoryLimits, check_fits
+from mlxmesh_runtime.memory_guard import (
+    ENGINE_OVERHEAD_BYTES,
+    EngineMemory,
+    Memory,
+    MemoryLimits,
+    check_fits,
+)
 from mlxmesh_runtime.supervisor import RestartLimits, Supervisor
 from mlxmesh_shared.errors import (
     Draining,
@@ -58,7 +65,8 @@ class Engines:
     async def start(self, spec: EngineSpec) -> EngineRecord:
         """Start an engine; a running one is left alone, a FAILED one is replaced.
 
-        Raises: EngineExists, EngineDraining, InvalidArgument, InsufficientMemory, Draining.
+        Raises: EngineExists, EngineDraining, InvalidArgument, InsufficientMemory, DiskFull,
+        Draining.
         """
         memory = await self._free_memory()
         # No await from here on: of two starts of one id, the second must find the first engine.
@@ -67,9 +75,9 @@ class Engines:
         present = self._supervisors.get(spec.engine_id)
         if present is not None and not self._may_replace(present.record, spec):
             return present.record
-        self._check_model_dir(spec.model_dir, "model_dir")
+        self._check_files(spec.model_dir, "model_dir", spec.files)
         if spec.options.draft_dir is not None:
-            self._check_model_dir(spec.options.draft_dir, "options.draft_model_dir")
+            self._check_files(spec.options.draft_dir, "options.draft_model_dir", spec.draft_files)
         self._needed_bytes[spec.engine_id] = self._check_memory(spec, memory)
         supervisor = Supervisor(
             spec=spec, host=self._host, limits=self._limits, publish=self._on_change
@@ -111,6 +119,18 @@ class Engines:
         """The load of an engine as of its last heartbeat; none if the engine is gone."""
         supervisor = self._supervisors.get(engine_id)
         return supervisor.load if supervisor is not None else NO_LOAD
+
+    def fetch(self, engine_id: str) -> Progress | None:
+        """How far the fetch of an engine's files is; None if none runs."""
+        supervisor = self._supervisors.get(engine_id)
+        return supervisor.fetch if supervisor is not None else None
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of the files that the engines of this host have."""
+        specs = [supervisor.record.spec for supervisor in self._supervisors.values()]
+        files = [each for spec in specs for each in (spec.files, spec.draft_files)]
+        return frozenset(each.digest for each in files if each is not None)
 
     def memory(self) -> EngineMemory:
         """The memory of all engines; one that is to be restarted keeps what it needs."""
@@ -201,11 +221,13 @@ class Engines:
             )
         return present.state is EngineState.FAILED
 
-    @staticmethod
-    def _check_model_dir(model_dir: Path, field: str) -> None:
+    def _check_files(self, model_dir: Path, field: str, files: ModelFiles | None) -> None:
+        """Raises: InvalidArgument, DiskFull."""
         problem = ""
         if not model_dir.is_absolute():
             problem = "must be an absolute path"
+        elif files is not None:
+            self._host.files.check(files, model_dir)
         elif not model_dir.is_dir():
             problem = "is not a directory on the runtime's host"
         elif not (model_dir / "config.json").is_file():
@@ -216,6 +238,8 @@ class Engines:
     def _check_memory(self, spec: EngineSpec, memory: Memory) -> int:
         """What the engine will at least need. Raises: InsufficientMemory."""
         needed = needed_bytes(spec.model_dir, spec.options.draft_dir, spec.group_size)
+        # Of files that are not at their path, only the sizes of the weights are known.
+        needed = max(needed, ENGINE_OVERHEAD_BYTES + spec.weights_bytes // spec.group_size)
         check_fits(
             needed_bytes=needed,
             memory=memory,

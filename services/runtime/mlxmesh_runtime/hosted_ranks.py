@@ -52,7 +52,7 @@ class HostedRanks:
         log = self._host.log_of(f"{spec.engine_id}-rank{place.rank}")
         log.rotate_if_large()
         log.append(START_MARK)
-        line = self._host.command.line(spec, place)
+        line = self._host.command.line(spec, place=place)
         try:
             process = await EngineProcess.spawn(line, log, self._host.spare)
         except OSError as error:

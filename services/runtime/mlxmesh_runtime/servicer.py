@@ -10,8 +10,10 @@ from mlxmesh_runtime import convert
 from mlxmesh_runtime.device import Device, resident_bytes
 from mlxmesh_runtime.engine_record import EngineRecord
 from mlxmesh_runtime.engines import Engines
+from mlxmesh_runtime.files.fetches import Fetches
+from mlxmesh_runtime.files.wanted import Wanted
 from mlxmesh_runtime.memory_watch import MemoryWatch
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.errors import InvalidArgument, NotImplementedYet
 
 DEFAULT_PAGE_SIZE = 100
 
@@ -27,7 +29,10 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         device: Device,
         runtime_id: str,
         stop_grace_s: float,
+        fetches: Fetches | None = None,
     ) -> None:
+        """Without fetches, files are used in place only."""
+        self._fetches = fetches
         self._engines = engines
         self._memory = memory
         self._device = device
@@ -72,6 +77,25 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
             engine = self._engine(change.record) if change.record is not None else None
             yield convert.change_to(change, engine)
 
+    async def FetchAdapter(
+        self, request: pb.FetchAdapterRequest, context: object
+    ) -> pb.FetchAdapterResponse:
+        directory = await self._fetching.fetch(Wanted(request.digest))
+        return pb.FetchAdapterResponse(directory=str(directory))
+
+    async def PruneFiles(
+        self, request: pb.PruneFilesRequest, context: object
+    ) -> pb.PruneFilesResponse:
+        needed = [*request.needed_digests, *self._engines.digests]
+        pruned = await self._fetching.prune(needed, dry_run=request.dry_run)
+        return pb.PruneFilesResponse(files=pruned.files, freed_bytes=pruned.freed_bytes)
+
+    @property
+    def _fetching(self) -> Fetches:
+        if self._fetches is None:
+            raise NotImplementedYet("this runtime fetches no files")
+        return self._fetches
+
     async def GetRuntimeInfo(
         self, request: pb.GetRuntimeInfoRequest, context: object
     ) -> pb.GetRuntimeInfoResponse:
@@ -91,6 +115,7 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
             memory_bytes=resident_bytes(record.pid),
             load=self._engines.load(record.spec.engine_id),
             log_tail=log_tail,
+            fetch=self._engines.fetch(record.spec.engine_id),
         )
 
 

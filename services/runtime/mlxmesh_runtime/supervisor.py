@@ -29,6 +29,7 @@ from mlxmesh_runtime.engine_record import (
     FailureReason,
 )
 from mlxmesh_runtime.engine_run import EngineDown, EngineHost, EngineRun
+from mlxmesh_runtime.files.file_fetch import Progress
 from mlxmesh_runtime.lifecycle import EngineState, check_transition
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,11 @@ class Supervisor:
         """As of the last heartbeat of the present run; that of an idle engine while it starts."""
         return self._run.load
 
+    @property
+    def fetch(self) -> Progress | None:
+        """How far the fetch of the model's files is; None if none runs."""
+        return self._host.files.progress(self.record.spec)
+
     def start(self) -> None:
         """Start the supervision in the background."""
         self._publish(self.record)
@@ -106,7 +112,7 @@ class Supervisor:
                         await self._run_once()
         except EngineDown as down:
             self._transition(EngineState.FAILED)
-            cause = "refused its model" if down.failure.permanent else "failed too often"
+            cause = "cannot run its model" if down.failure.permanent else "failed too often"
             _log.error("engine %s %s and is not restarted", self._id, cause)
 
     def _attempts(self) -> AsyncRetrying:
@@ -145,6 +151,7 @@ class Supervisor:
 
     async def _run_until_drain(self) -> None:
         try:
+            await self._run.locate_files()
             pid = await self._run.spawn()
             self._transition(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
             address = await self._run.wait_until_ready()

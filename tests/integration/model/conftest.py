@@ -18,8 +18,6 @@ from mlxmesh.model.v1 import (
     shadow_pb2_grpc,
 )
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh_model.artifacts.blob_store import BlobStore
-from mlxmesh_model.artifacts.disk import Disk
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.inventory import Inventory
@@ -33,6 +31,7 @@ from mlxmesh_model.model_events import publish_adjustment, publish_change, publi
 from mlxmesh_model.profiles.servicer import ProfileServicer
 from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
+from mlxmesh_model.replicas.fetches import Fetches
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
 from mlxmesh_model.replicas.reconciler import Reconciler
@@ -44,6 +43,8 @@ from mlxmesh_model.shadows.convert import to_event as shadow_event
 from mlxmesh_model.shadows.servicer import ShadowServicer
 from mlxmesh_model.shadows.store import Shadows
 from mlxmesh_model.upstreams.health import UpstreamHealth
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.disk import Disk
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
@@ -133,6 +134,7 @@ class Mesh:
         runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(runtimes.close)
         rejections = Rejections(partial(publish_rejection, self._publish))
+        fetches = Fetches()
         policies = PolicyPass(
             store=store,
             settings=self.policies,
@@ -146,6 +148,7 @@ class Mesh:
             placement_retry_s=0.2,
             rejections=rejections,
             policies=policies,
+            fetches=fetches,
         )
         blobs = BlobStore(self.tmp_path / "models", self.disk)
         pruning = Pruning(store=store, blobs=blobs)
@@ -158,7 +161,7 @@ class Mesh:
         await pulls.recover()
         imports = Imports(store=store, blobs=blobs)
         await imports.recover()
-        loader = Loader(store=store, wake_reconciler=reconciler.wake)
+        loader = Loader(store=store, wake_reconciler=reconciler.wake, fetches=fetches.of)
         servicer = ModelServicer(
             store=store,
             pulls=pulls,
@@ -172,17 +175,19 @@ class Mesh:
                 on_demand_default=self.policies.load_on_demand,
             ),
             rejections=rejections.of,
+            fetches=fetches.of,
         )
+        shown_runtimes = GrpcRuntimes(self.registry, timeout_s=2)
+        stack.push_async_callback(shown_runtimes.close)
         artifacts = ArtifactServicer(
             inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
             verification=Verification(store=store, blobs=blobs),
             pruning=pruning,
+            prune_fetched=shown_runtimes.prune,
         )
         shadows = Shadows(
             store, on_change=lambda run, tally: self._publish(shadow_event(run, tally))
         )
-        shown_runtimes = GrpcRuntimes(self.registry, timeout_s=2)
-        stack.push_async_callback(shown_runtimes.close)
         hub = make_hub(
             store=store,
             pulls=pulls,

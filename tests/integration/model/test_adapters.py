@@ -13,7 +13,6 @@ from mlxmesh_model import convert
 from mlxmesh_model.adapters.additions import Additions
 from mlxmesh_model.adapters.servicer import AdapterServicer
 from mlxmesh_model.adapters.store import Adapters
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.folder import inspect
 from mlxmesh_model.artifacts.pruning import ADAPTER_UNUSED_AFTER_S, Pruning
 from mlxmesh_model.catalogue.models import Model
@@ -21,6 +20,7 @@ from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.catalogue.upstream import Upstream
 from mlxmesh_model.ensembles.convert import from_recipe, recipe_text
 from mlxmesh_model.ensembles.store import Ensembles
+from mlxmesh_shared.artifacts.blob_store import BlobStore
 from mlxmesh_shared.errors import (
     AdapterExists,
     AdapterInvalid,

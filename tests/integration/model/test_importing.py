@@ -11,10 +11,10 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.progress import Progress
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_shared.artifacts.blob_store import BlobStore
 from mlxmesh_shared.errors import (
     DiskFull,
     FeatureNotSupported,

@@ -6,14 +6,19 @@ import re
 
 import pytest
 
+from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2
+from mlxmesh.runtime.v1.runtime_pb2 import FetchProgress
 from mlxmesh.telemetry.v1.events_pb2 import ModelLoadFailed, ModelReplicaRejected
 from mlxmesh_shared.errors import (
+    DiskFull,
     EngineFailed,
+    FetchFailed,
     IllegalState,
     InsufficientMemory,
     InvalidArgument,
+    ModelFilesDamaged,
     ModelFilesMissing,
     ModelRefused,
     NoRuntime,
@@ -336,6 +341,51 @@ async def test_a_model_refused_by_its_engine_is_a_failed_precondition(mesh, serv
     with pytest.raises(ModelRefused, match=re.escape("pocket@1: Missing 2 parameters: \na,\nb.")):
         await loading
     assert (await service.version()).failure.code == 9
+
+
+async def test_a_load_shows_how_far_its_runtime_fetches_the_files(mesh, service):
+    host = await mesh.host()
+    host.runtime.hold = True
+    registered = await service.register()
+    call = service.stub.LoadModel(pb.LoadModelRequest(model="pocket"))
+    while not host.runtime.engines:
+        await asyncio.sleep(0.01)
+    [engine_id] = host.runtime.engines
+    assert host.runtime.files[engine_id].digest == registered.model.versions[0].digest
+    assert host.runtime.files[engine_id].weights_bytes == registered.model.versions[0].weights_bytes
+    host.runtime.engines[engine_id].fetch.MergeFrom(FetchProgress(done_bytes=5, total_bytes=10))
+    async for message in call:
+        if message.version.fetches:
+            break
+    assert message.version.fetches["runtime-1"] == pb.FileFetch(done_bytes=5, total_bytes=10)
+    assert (await service.version()).fetches["runtime-1"].done_bytes == 5
+    host.runtime.engines[engine_id].ClearField("fetch")
+    host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
+    last = [message async for message in call][-1]
+    assert last.version.ready_replicas == 1
+    assert not last.version.fetches
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "error"),
+    [
+        (8, "DISK_FULL", DiskFull),
+        (9, "MODEL_FILES_DAMAGED", ModelFilesDamaged),
+        (14, "FETCH_FAILED", FetchFailed),
+    ],
+)
+async def test_a_load_ends_with_the_error_of_the_fetch(mesh, service, code, reason, error):
+    host = await mesh.host()
+    host.runtime.hold = True
+    await service.register()
+    loading = asyncio.create_task(service.load())
+    while not host.runtime.engines:
+        await asyncio.sleep(0.01)
+    [engine_id] = host.runtime.engines
+    failure = Failure(code=code, reason=reason, message="free space, then load again")
+    host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_FAILED, failure=failure)
+    with pytest.raises(error, match="free space, then load again"):
+        await loading
 
 
 async def test_a_runtime_without_the_files_is_reported(mesh, service):

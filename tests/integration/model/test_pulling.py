@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Source, Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_shared.artifacts.blob_store import BlobStore
 from mlxmesh_shared.errors import (
     HubUnavailable,
     IllegalState,

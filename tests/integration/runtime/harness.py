@@ -15,6 +15,8 @@ from mlxmesh_runtime.device import find_device
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
+from mlxmesh_runtime.files.engine_files import EngineFiles, FilesInPlace
+from mlxmesh_runtime.files.fetches import Fetches
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
 from mlxmesh_runtime.memory_guard import Memory, MemoryLimits
 from mlxmesh_runtime.memory_watch import MemoryWatch
@@ -62,6 +64,7 @@ class RuntimeUnderTest:
     engines: Engines
     registry: DirectoryRegistry
     model_dir: Path
+    address: str
 
     def behave(self, **how: Any) -> None:
         """Set the behaviour of engines from now on; see engine_process.Behaviour."""
@@ -124,6 +127,8 @@ async def running_runtime(
     memory: Memory = PLENTY,
     memory_limits: MemoryLimits = MEMORY_LIMITS,
     open_registry: Callable[[Path], DirectoryRegistry] = DirectoryRegistry,
+    files: EngineFiles | None = None,
+    fetches: Fetches | None = None,
 ) -> AsyncIterator[RuntimeUnderTest]:
     """Serve a runtime with its files in `folder`; stops its engines at the end."""
     limits = limits or Limits()
@@ -133,9 +138,11 @@ async def running_runtime(
         command = EngineCommand(
             mesh=MeshSettings(data_dir=folder), program=program or engine_process.command()
         )
-        engines = _engines(limits, _host(folder, limits, registry, command), memory, memory_limits)
+        engines = _engines(
+            limits, _host(folder, limits, registry, command, files), memory, memory_limits
+        )
         watch = _watch(engines, memory, memory_limits)
-        server = _server(engines, watch, await find_device())
+        server = _server(engines, watch, await find_device(), fetches)
         address = await server.start()
         stack.push_async_callback(server.drain, 0, 0)
         stack.push_async_callback(engines.close, 0)
@@ -146,11 +153,16 @@ async def running_runtime(
             engines=engines,
             registry=registry,
             model_dir=engine_process.write_model_dir(folder / "model"),
+            address=address,
         )
 
 
 def _host(
-    folder: Path, limits: Limits, registry: DirectoryRegistry, command: EngineCommand
+    folder: Path,
+    limits: Limits,
+    registry: DirectoryRegistry,
+    command: EngineCommand,
+    files: EngineFiles | None = None,
 ) -> EngineHost:
     return EngineHost(
         mesh=MeshSettings(data_dir=folder),
@@ -167,6 +179,7 @@ def _host(
         start_timeout_s=limits.start_timeout_s,
         stop_grace_s=PATIENCE_S,
         spare=SpareEngine(()),
+        files=files or FilesInPlace(),
     )
 
 
@@ -202,9 +215,16 @@ def _engines(
     )
 
 
-def _server(engines: Engines, watch: MemoryWatch, device: Any) -> MeshServer:
+def _server(
+    engines: Engines, watch: MemoryWatch, device: Any, fetches: Fetches | None
+) -> MeshServer:
     servicer = RuntimeServicer(
-        engines=engines, memory=watch, device=device, runtime_id=RUNTIME_ID, stop_grace_s=30
+        engines=engines,
+        memory=watch,
+        device=device,
+        runtime_id=RUNTIME_ID,
+        stop_grace_s=30,
+        fetches=fetches,
     )
     return MeshServer(
         services=[(pb_grpc.add_RuntimeServiceServicer_to_server, servicer)],

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mlxmesh.common.v1.failure_pb2 import Failure
-from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
+from mlxmesh.model.v1.model_pb2 import FileFetch, Model, ModelVersion
 from mlxmesh_cli.screen.embedding_tables import cosine
 from mlxmesh_cli.screen.output import to_dict
 from mlxmesh_cli.screen.tables import instances_table, models_table, overview_view
@@ -92,6 +92,15 @@ def test_a_runtime_that_was_passed_over_is_named_with_the_reason() -> None:
     }
     for table in in_both_tables(failing(rejections=refusals)):
         assert "runtime-1 has not the files of pocket@1: /models; runtime-2: needs 4 GiB" in table
+
+
+def test_a_runtime_that_fetches_the_files_says_how_far_it_is() -> None:
+    fetches = {
+        "runtime-1": FileFetch(done_bytes=1_500_000, total_bytes=93_000_000),
+        "runtime-2": FileFetch(),
+    }
+    for table in in_both_tables(failing(fetches=fetches)):
+        assert "runtime-1 fetches 1.5 of 93.0 MB; runtime-2 looks for the files" in table
 
 
 def test_a_reason_that_ended_the_load_is_told_once() -> None:

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from mlxmesh.access.v1 import access_pb2, policy_pb2
+from mlxmesh.artifact.v1 import transfer_pb2
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.model.v1 import model_pb2
@@ -33,6 +34,7 @@ MODULES = (
     policy_pb2,
     runtime_pb2,
     telemetry_pb2,
+    transfer_pb2,
 )
 SERVICES = [
     service for module in MODULES for service in module.DESCRIPTOR.services_by_name.values()

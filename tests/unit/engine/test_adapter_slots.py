@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from mlxmesh_engine.adapters.layers import Footprint, PreparedAdapter
+from mlxmesh_engine.adapters.locating import LocateAdapter, directory_of
 from mlxmesh_engine.adapters.slots import AdapterSlots
 from mlxmesh_engine.scheduling.request import AdapterSource, SequenceRequest
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
-from mlxmesh_shared.errors import AdapterInvalid, AdapterNotFound, EngineFailed
+from mlxmesh_shared.errors import AdapterInvalid, AdapterNotFound, EngineFailed, FetchFailed
 from mlxmesh_shared.lora.adapter_files import LoraLayer, read_adapter
 from tests.fakes.lora_adapters import random_layers, write_mlx_lm
 
@@ -53,10 +54,19 @@ class Layers:
 class Rig:
     """Slots with adapters of rank 1, 2, ... in files."""
 
-    def __init__(self, folder: Path, *, max_adapters: int = 2, max_bytes: int = 100) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_adapters: int = 2,
+        max_bytes: int = 100,
+        locate: LocateAdapter = directory_of,
+    ) -> None:
         self._folder = folder
         self.layers = Layers()
-        self.slots = AdapterSlots(self.layers, max_adapters=max_adapters, max_bytes=max_bytes)
+        self.slots = AdapterSlots(
+            self.layers, max_adapters=max_adapters, max_bytes=max_bytes, locate=locate
+        )
 
     def source(self, rank: int) -> AdapterSource:
         directory = self._folder / str(rank)
@@ -96,6 +106,36 @@ def test_sequences_without_adapters_need_no_slot(rig: Rig) -> None:
     assert rig.slots.acquire(active)
     rig.slots.release(active)
     assert (active.slot, rig.slots.digests) == (0, ())
+
+
+def test_the_files_may_be_at_another_path_of_this_host(tmp_path: Path) -> None:
+    asked: list[AdapterSource] = []
+
+    def locate(source: AdapterSource) -> Path:
+        asked.append(source)
+        return tmp_path / "3"
+
+    rig = Rig(tmp_path, locate=locate)
+    source = AdapterSource(rig.source(3).digest, "/nowhere/adapter")
+    active = ActiveSequence(SequenceRequest((1, 3), (1,), 1, adapter=source))
+    assert rig.acquire(active)
+    assert asked == [source]
+
+
+def test_what_cannot_be_fetched_fails_its_sequences_only(tmp_path: Path) -> None:
+    def locate(source: AdapterSource) -> Path:
+        raise FetchFailed("no process sent any of it")
+
+    rig = Rig(tmp_path, locate=locate)
+    active = rig.active(3)
+    deadline_s = time.monotonic() + 30
+    while not (failed := rig.slots.pop_failed()):
+        assert not rig.slots.acquire(active)
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+    [(sequence, error)] = failed
+    assert sequence is active
+    assert isinstance(error, FetchFailed)
 
 
 def test_one_slot_for_all_sequences_of_an_adapter(rig: Rig) -> None:

@@ -1,5 +1,6 @@
 """The table of public methods agrees with the contracts."""
 
+from mlxmesh.artifact.v1 import transfer_pb2
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh.runtime.v1 import runtime_pb2
@@ -10,6 +11,7 @@ from mlxmesh_shared.tls.method_access import declared_rules
 def test_public_is_what_the_contracts_open_to_a_role_at_the_gateway() -> None:
     services = [
         *engine_pb2.DESCRIPTOR.services_by_name.values(),
+        *transfer_pb2.DESCRIPTOR.services_by_name.values(),
         *runtime_pb2.DESCRIPTOR.services_by_name.values(),
         *PUBLIC_SERVICES,
     ]

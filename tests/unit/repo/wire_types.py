@@ -10,6 +10,7 @@ _RULES = "rules are options of the contract's own descriptors"
 _OPENAI = "a part of the conversion of OpenAI's JSON, too large for one convert.py"
 
 ALLOWED = {
+    "mlxmesh_engine.service.adapter_fetch": _STUB,
     "mlxmesh_gateway.access.link": _STUB,
     "mlxmesh_gateway.events.event_log": _EVENT,
     "mlxmesh_gateway.connect.event_ids": "reads positions in the messages of streams",
@@ -59,6 +60,7 @@ ALLOWED = {
     "mlxmesh_model.model_events": _EVENT,
     "mlxmesh_model.topics": "adds the servicers of all topics to one server",
     "mlxmesh_model.rollouts.rollout_events": _EVENT,
+    "mlxmesh_runtime.files.sources": _STUB,
     "mlxmesh_runtime.heartbeat": _STUB,
     "mlxmesh_runtime.runtimes": _STUB,
     "mlxmesh_tools.audit_report": _STUB,

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from mlxmesh_model.adapters.examination import adapter_files, examined
 from mlxmesh_model.adapters.store import Adapters
-from mlxmesh_model.artifacts.blob_store import ADAPTERS, BlobStore
-from mlxmesh_model.artifacts.disk import sync
 from mlxmesh_model.artifacts.progress import failure_of
-from mlxmesh_model.artifacts.threads import in_thread
+from mlxmesh_model.artifacts.stored_directory import ADAPTERS
 from mlxmesh_model.catalogue.adapter import Adapter
 from mlxmesh_model.catalogue.models import Model
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.disk import sync
+from mlxmesh_shared.artifacts.threads import in_thread
 
 _READ_ONLY = 0o444
 

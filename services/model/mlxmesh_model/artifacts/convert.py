@@ -62,9 +62,16 @@ def to_check(check: Check, files: VersionFiles | None) -> pb.VerifyArtifactsResp
     )
 
 
-def to_removal(removal: Removal) -> pb.PruneArtifactsResponse:
-    """What was removed."""
-    return pb.PruneArtifactsResponse(files=len(removal.files), freed_bytes=removal.freed_bytes)
+def to_removal(
+    removal: Removal, fetched_files: int = 0, fetched_bytes: int = 0
+) -> pb.PruneArtifactsResponse:
+    """What was removed here, and of what runtimes had fetched."""
+    return pb.PruneArtifactsResponse(
+        files=len(removal.files),
+        freed_bytes=removal.freed_bytes,
+        fetched_files=fetched_files,
+        fetched_bytes=fetched_bytes,
+    )
 
 
 def from_verify(request: pb.VerifyArtifactsRequest) -> ModelReference | None:

@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.hub import Fetch, Hub, HubModel
-from mlxmesh_model.artifacts.hub_file import HubFile
 from mlxmesh_model.artifacts.progress import Progress
-from mlxmesh_model.artifacts.threads import in_thread
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.remote_file import RemoteFile
+from mlxmesh_shared.artifacts.threads import in_thread
 from mlxmesh_shared.errors import DiskFull, HubUnavailable
 from mlxmesh_shared.host.disk import DISK_FULL, disk_full
 
@@ -68,7 +68,7 @@ class Downloads:
         )
 
     async def _one(
-        self, file: HubFile, fetch: Fetch, counted_bytes: int, progress: Progress
+        self, file: RemoteFile, fetch: Fetch, counted_bytes: int, progress: Progress
     ) -> str:
         """The SHA-256 of a file that is in the store now."""
         async with self._exclusively(file):
@@ -91,7 +91,7 @@ class Downloads:
             )
         return digest
 
-    async def _attempt(self, file: HubFile, fetch: Fetch, progress: Progress) -> str:
+    async def _attempt(self, file: RemoteFile, fetch: Fetch, progress: Progress) -> str:
         part = self._blobs.part(file)
         await fetch(part, progress)
         here = part.size_bytes
@@ -101,7 +101,7 @@ class Downloads:
         return digest
 
     @asynccontextmanager
-    async def _exclusively(self, file: HubFile) -> AsyncGenerator[None]:
+    async def _exclusively(self, file: RemoteFile) -> AsyncGenerator[None]:
         lock = self._blobs.lock(file.key)
         await lock.acquire()
         try:

@@ -1,9 +1,8 @@
 """Validates a model directory and reads its properties."""
 
-import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from mlxmesh_model.artifacts.kinds import (
 )
 from mlxmesh_model.artifacts.safetensors import NotSafetensors, Tensor, read_tensors
 from mlxmesh_model.catalogue.models import Artifact, ModelKind
+from mlxmesh_shared.artifacts.digests import digest_of, sha256
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from mlxmesh_shared.host.json_file import (
     MIB,
@@ -49,8 +49,6 @@ _DTYPES = {
     "F64": "float64",
     "F8_E4M3": "float8",
 }
-_READ_BYTES = 1024 * 1024
-
 _Json = dict[str, Any]
 
 
@@ -82,15 +80,21 @@ def inspect(
     field: str = "directory",
     known_sha256: Mapping[str, str] | None = None,
     kind: str = "",
+    sha256_of: Callable[[Path], str] = sha256,
 ) -> Artifact:
     """The properties of a model directory; reads each file without a known SHA-256 once.
 
-    kind: what it serves; empty if its files decide.
+    kind: what it serves; empty if its files decide. sha256_of: reads the others.
     Raises: InvalidArgument, which names the field and what is missing or wrong.
     """
     try:
         wanted = ModelKind(kind) if kind else None
-        return _inspect(_ModelDirectory(directory), known_sha256 or {}, wanted)
+        model = _ModelDirectory(directory)
+
+        def digest(name: str) -> str:
+            return (known_sha256 or {}).get(name) or sha256_of(model.files[name])
+
+        return _inspect(model, digest, wanted)
     except _Unusable as error:
         raise InvalidArgument(f"{directory}: {error}", field=field) from error
     except OSError as error:
@@ -180,7 +184,7 @@ def _names(directory: Path) -> Iterator[str]:
 
 
 def _inspect(
-    model: _ModelDirectory, known_sha256: Mapping[str, str], wanted: ModelKind | None
+    model: _ModelDirectory, sha256_of: Callable[[str], str], wanted: ModelKind | None
 ) -> Artifact:
     config = _checked_config(model)
     weights = _checked_weights(model)
@@ -195,9 +199,7 @@ def _inspect(
         context_tokens = encoder_context_tokens(files, context_tokens)
     return Artifact(
         directory=str(model.path),
-        digest=digest_of(
-            {name: known_sha256.get(name) or sha256(path) for name, path in model.files.items()}
-        ),
+        digest=digest_of({name: sha256_of(name) for name in model.files}),
         architecture=str(config["model_type"]),
         parameters=_parameters(tensors, quantization),
         weights_bytes=sum(tensor.size_bytes for tensor in tensors),
@@ -318,18 +320,3 @@ def _number(config: _Json, key: str, default: int | None = None) -> int:
 def _object(value: object) -> _Json:
     """A JSON object; empty for any other value."""
     return cast("_Json", value) if isinstance(value, dict) else {}
-
-
-def digest_of(sha256_by_name: Mapping[str, str]) -> str:
-    """The digest of a version: SHA-256 over the sorted lines `name sha256`, one per file."""
-    lines = (f"{name} {digest}\n" for name, digest in sorted(sha256_by_name.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

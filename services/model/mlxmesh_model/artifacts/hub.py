@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from mlxmesh_model.artifacts.hub_file import HubFile
-from mlxmesh_model.artifacts.part_file import PartFile
 from mlxmesh_model.artifacts.progress import Progress
+from mlxmesh_shared.artifacts.part_file import PartFile
+from mlxmesh_shared.artifacts.remote_file import RemoteFile
 
 Fetch = Callable[[PartFile, Progress], Awaitable[None]]
 """Downloads the rest of a file. Raises: HubUnavailable; OSError when it cannot be written."""
@@ -20,7 +20,7 @@ class HubModel:
 
     repo_id: str
     commit: str
-    files: tuple[HubFile, ...]
+    files: tuple[RemoteFile, ...]
     """One GGUF file, or the files of an mlx-lm model."""
 
     @property

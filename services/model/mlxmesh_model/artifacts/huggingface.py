@@ -25,10 +25,10 @@ from tenacity import (
 
 from mlxmesh_model.artifacts.folder import is_pickle, is_text, is_weights
 from mlxmesh_model.artifacts.hub import Fetch, HubModel
-from mlxmesh_model.artifacts.hub_file import HubFile
-from mlxmesh_model.artifacts.part_file import PartFile
 from mlxmesh_model.artifacts.progress import Progress
-from mlxmesh_model.artifacts.threads import in_thread
+from mlxmesh_shared.artifacts.part_file import PartFile
+from mlxmesh_shared.artifacts.remote_file import RemoteFile
+from mlxmesh_shared.artifacts.threads import in_thread
 from mlxmesh_shared.errors import HubUnavailable, InvalidArgument, SourceNotFound
 from mlxmesh_shared.host.json_file import MIB, max_file_bytes
 
@@ -133,7 +133,7 @@ async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress
                 return  # larger than announced: the checksum will not match
 
 
-def _only(repo_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
+def _only(repo_id: str, siblings: list[RepoSibling], file: str) -> RemoteFile:
     """The requested file."""
     if _PART_OF_MANY.search(file):
         raise InvalidArgument(
@@ -173,7 +173,7 @@ def _check_size(repo_id: str, sibling: RepoSibling) -> None:
         )
 
 
-def _hub_file(sibling: RepoSibling) -> HubFile:
+def _hub_file(sibling: RepoSibling) -> RemoteFile:
     """The file with the checksum that the hub reports. Raises: HubUnavailable for nonsense."""
     name, size = sibling.rfilename, sibling.size
     sha = sibling.lfs.sha256 if sibling.lfs else ""
@@ -182,7 +182,7 @@ def _hub_file(sibling: RepoSibling) -> HubFile:
         raise HubUnavailable(f"the hub reports no checksum for {name}")
     if not isinstance(size, int) or size < 0:
         raise HubUnavailable(f"the hub reports no size for {name}")
-    return HubFile(name, size, sha, oid)
+    return RemoteFile(name, size, sha, oid)
 
 
 def _unavailable(endpoint: str, error: Exception) -> HubUnavailable:

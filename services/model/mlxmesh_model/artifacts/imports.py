@@ -6,7 +6,6 @@ from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.gguf_process import Converter, convert_gguf
 from mlxmesh_model.artifacts.progress import Progress, Step, failure_of, report
 from mlxmesh_model.artifacts.stored_directory import (
@@ -17,6 +16,7 @@ from mlxmesh_model.artifacts.stored_directory import (
 )
 from mlxmesh_model.catalogue.models import Source, Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_shared.artifacts.blob_store import BlobStore
 from mlxmesh_shared.errors import InvalidArgument
 
 

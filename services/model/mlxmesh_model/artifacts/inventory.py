@@ -6,16 +6,16 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.folder import model_files
 from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.records import FileRecords, Holdings
-from mlxmesh_model.artifacts.survey import stored_bytes
-from mlxmesh_model.artifacts.threads import in_thread
+from mlxmesh_model.artifacts.survey import adapter_directories, stored_bytes
 from mlxmesh_model.artifacts.unused import shared_bytes
 from mlxmesh_model.catalogue.lifecycle import ON_DISK
 from mlxmesh_model.catalogue.models import Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.threads import in_thread
 from mlxmesh_shared.errors import MeshError
 
 
@@ -70,6 +70,15 @@ class Inventory:
             prunable_bytes=removal.freed_bytes,
             free_bytes=self._blobs.disk.free_bytes(self._blobs.models_dir),
         )
+
+    async def digests(self) -> frozenset[str]:
+        """The digests of all versions and adapters, also of adapters that were removed lately."""
+        holdings = await self._records.holdings()
+        versions = {v.artifact.digest for v in holdings.versions if v.artifact is not None}
+        kept = await in_thread(
+            lambda: {digest for digest, _, _ in adapter_directories(self._blobs)}
+        )
+        return holdings.adapters | versions | kept
 
     async def describe(self, version: Version) -> VersionFiles:
         """The files of one version as they are now."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.records import FileRecords, Holdings
 from mlxmesh_model.artifacts.stored_directory import own_directory
 from mlxmesh_model.artifacts.survey import (
@@ -16,11 +15,12 @@ from mlxmesh_model.artifacts.survey import (
     files_of_store,
     version_directories,
 )
-from mlxmesh_model.artifacts.threads import in_thread
 from mlxmesh_model.artifacts.unused import FileOnDisk, Needs, unused
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, State
 from mlxmesh_model.catalogue.models import Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.threads import in_thread
 
 UNFINISHED_AFTER_S = 604_800
 ADAPTER_UNUSED_AFTER_S = 90_000.0
@@ -155,8 +155,4 @@ class Pruning:
         for path in (root / "git").glob("*"):
             if not self._blobs.blob(path.read_text(encoding="ascii")).exists():
                 path.unlink(missing_ok=True)
-        for path in (root / "locks").glob("*"):
-            lock = self._blobs.lock(path.name)
-            if lock.try_acquire():
-                path.unlink(missing_ok=True)
-                lock.release()
+        self._blobs.remove_unused_locks()

@@ -6,7 +6,6 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import BlobMissing, BlobStore
 from mlxmesh_model.artifacts.downloads import Downloads
 from mlxmesh_model.artifacts.folder import inspect
 from mlxmesh_model.artifacts.gguf_process import Converter, convert_gguf
@@ -21,13 +20,14 @@ from mlxmesh_model.artifacts.stored_directory import (
     stored_files,
     validated,
 )
-from mlxmesh_model.artifacts.threads import in_thread
 from mlxmesh_model.catalogue.files import StoredFile
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import FailureRecord, Source, Version
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_shared.artifacts.blob_store import BlobMissing, BlobStore
+from mlxmesh_shared.artifacts.threads import in_thread
 from mlxmesh_shared.errors import Internal, InvalidArgument, MeshError, ModelNotFound
+from mlxmesh_shared.host.file_lock import FileLock
 
 # A removal of unused files may take one that was present when the pull looked, but not twice.
 _ATTEMPTS = 3
@@ -102,7 +102,7 @@ class Pulls:
         finally:
             lock.release()
 
-    async def _begin(self, name: str, source: Source) -> tuple[Version, LeaderLock | None]:
+    async def _begin(self, name: str, source: Source) -> tuple[Version, FileLock | None]:
         """The version to fill and the lock that shows that this call fills it; no lock for one that
         is complete. A cancelled call does not leave it PULLING.
         """
@@ -121,13 +121,13 @@ class Pulls:
 
     async def _begin_exclusively(
         self, name: str, source: Source
-    ) -> tuple[Version, LeaderLock | None]:
+    ) -> tuple[Version, FileLock | None]:
         async with self._beginning:
             with suppress(ModelNotFound):
                 known = (await self._store.model(name)).pulled_from(source)
                 if known is not None:
                     await self._give_up_abandoned(known)
-            locks: list[LeaderLock] = []
+            locks: list[FileLock] = []
 
             def claim(version: Version) -> None:
                 """Before the version is PULLING for others, which mark it if nobody holds it."""
@@ -157,7 +157,7 @@ class Pulls:
             finally:
                 lock.release()
 
-    def _lock(self, version: Version) -> LeaderLock:
+    def _lock(self, version: Version) -> FileLock:
         return self._blobs.lock(version.label)
 
     async def _fill(self, version: Version, found: HubModel, progress: Progress) -> Version:

@@ -1,8 +1,8 @@
 """ArtifactService: each method checks, calls and replies."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 from grpc.aio import ServicerContext
 
@@ -18,15 +18,30 @@ _Context = ServicerContext[Any, Any]
 _DEFAULT_PAGE_SIZE = 100
 
 
+class PruneFetched(Protocol):
+    """Removes, on all runtimes, the fetched files of versions and adapters that are not needed."""
+
+    async def __call__(self, needed_digests: Collection[str], *, dry_run: bool) -> tuple[int, int]:
+        """The number of files, and their bytes."""
+        ...
+
+
 class ArtifactServicer(artifact_pb2_grpc.ArtifactServiceServicer):
     """The store of model files over gRPC; the contract documents each method."""
 
     def __init__(
-        self, *, inventory: Inventory, verification: Verification, pruning: Pruning
+        self,
+        *,
+        inventory: Inventory,
+        verification: Verification,
+        pruning: Pruning,
+        prune_fetched: PruneFetched | None = None,
     ) -> None:
+        """prune_fetched: does the same on the hosts of runtimes."""
         self._inventory = inventory
         self._verification = verification
         self._pruning = pruning
+        self._prune_fetched = prune_fetched
 
     async def ListArtifacts(
         self, request: pb.ListArtifactsRequest, context: _Context
@@ -49,4 +64,9 @@ class ArtifactServicer(artifact_pb2_grpc.ArtifactServiceServicer):
     ) -> pb.PruneArtifactsResponse:
         after_s = convert.from_prune(request)
         remove = self._pruning.find if request.dry_run else self._pruning.prune
-        return convert.to_removal(await remove(unfinished_after_s=after_s))
+        removal = await remove(unfinished_after_s=after_s)
+        fetched = (0, 0)
+        if self._prune_fetched is not None:
+            needed = await self._inventory.digests()
+            fetched = await self._prune_fetched(needed, dry_run=request.dry_run)
+        return convert.to_removal(removal, *fetched)

@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import BlobStore
-from mlxmesh_model.artifacts.folder import inspect, model_files, sha256
+from mlxmesh_model.artifacts.folder import inspect, model_files
 from mlxmesh_model.catalogue.files import StoredFile
 from mlxmesh_model.catalogue.models import Artifact, Version
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.digests import sha256
 from mlxmesh_shared.errors import InvalidArgument
 
 # No model's name starts with an underscore: pulled models are stored beside this folder.
 IMPORTED = "_imported"
+ADAPTERS = "_adapters"
+"""The folder of adapters beside it, by their digests."""
 
 
 @dataclass(frozen=True, slots=True)

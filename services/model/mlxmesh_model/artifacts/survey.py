@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import ADAPTERS, FOLDER, BlobStore
-from mlxmesh_model.artifacts.part_file import SUFFIX
-from mlxmesh_model.artifacts.stored_directory import IMPORTED
+from mlxmesh_model.artifacts.stored_directory import ADAPTERS, IMPORTED
 from mlxmesh_model.artifacts.unused import FileOnDisk
+from mlxmesh_shared.artifacts.blob_store import FOLDER, BlobStore
+from mlxmesh_shared.artifacts.part_file import SUFFIX
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _OWN_FOLDERS = (FOLDER, IMPORTED, ADAPTERS)

@@ -7,15 +7,16 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import BlobStore
-from mlxmesh_model.artifacts.folder import digest_of, model_files
+from mlxmesh_model.artifacts.folder import model_files
 from mlxmesh_model.artifacts.records import FileRecords, Holdings
 from mlxmesh_model.artifacts.stored_directory import own_directory
-from mlxmesh_model.artifacts.threads import in_thread
 from mlxmesh_model.catalogue.files import StoredFile
 from mlxmesh_model.catalogue.lifecycle import ON_DISK
 from mlxmesh_model.catalogue.models import Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_shared.artifacts.blob_store import BlobStore
+from mlxmesh_shared.artifacts.digests import digest_of
+from mlxmesh_shared.artifacts.threads import in_thread
 from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 

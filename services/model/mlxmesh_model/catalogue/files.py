@@ -38,7 +38,7 @@ class StoredFile:
 
     @property
     def key(self) -> str:
-        """The name of its content, as in `HubFile`."""
+        """The name of its content, as in `RemoteFile`."""
         return self.sha256 or f"git-{self.git_oid}"
 
 

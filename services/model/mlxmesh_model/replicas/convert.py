@@ -1,12 +1,12 @@
 """Engines and failures: RuntimeService's messages to domain objects and back."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh_model.catalogue.models import FailureRecord, ModelKind, Phase, Version
-from mlxmesh_model.replicas.placement import Engine, Runtime
+from mlxmesh_model.replicas.placement import Engine, Fetch, Runtime
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.error_status import from_failure
 
@@ -26,7 +26,16 @@ def start_request(
         model_version=version.number,
         model_dir=version.artifact.directory if version.artifact else "",
         options=_options(version, draft),
+        files=_files(version),
+        draft_files=_files(draft) if draft is not None else None,
     )
+
+
+def _files(version: Version) -> runtime_pb2.ModelFiles | None:
+    artifact = version.artifact
+    if artifact is None:
+        return None
+    return runtime_pb2.ModelFiles(digest=artifact.digest, weights_bytes=artifact.weights_bytes)
 
 
 def _options(version: Version, draft: Version | None) -> runtime_pb2.EngineOptions:
@@ -50,6 +59,13 @@ def stop_request(engine_id: str) -> runtime_pb2.StopEngineRequest:
 def info_request() -> runtime_pb2.GetRuntimeInfoRequest:
     """The request for a runtime's memory."""
     return runtime_pb2.GetRuntimeInfoRequest()
+
+
+def prune_request(
+    needed_digests: Collection[str], *, dry_run: bool
+) -> runtime_pb2.PruneFilesRequest:
+    """The request to remove the fetched files of all other versions and adapters."""
+    return runtime_pb2.PruneFilesRequest(needed_digests=sorted(needed_digests), dry_run=dry_run)
 
 
 def list_request(page_token: str) -> runtime_pb2.ListEnginesRequest:
@@ -78,6 +94,9 @@ def to_engine(engine: runtime_pb2.Engine) -> Engine:
         longest_wait_ms=engine.longest_wait_ms,
         idle_ms=engine.idle_ms,
         background_sequences=engine.background_sequences,
+        fetch=Fetch(engine.fetch.done_bytes, engine.fetch.total_bytes)
+        if engine.HasField("fetch")
+        else None,
     )
 
 

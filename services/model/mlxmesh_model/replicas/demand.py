@@ -35,7 +35,7 @@ class Demand:
         others, by label.
 
         Raises: ModelNotFound. ModelNotLoaded when its policy forbids it. The cause of a load that
-        has failed (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused, ModelFilesMissing).
+        has failed (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused, those of files).
         IllegalState while it is not on disk.
         """
         for label, each_s in (idle_s or {}).items():

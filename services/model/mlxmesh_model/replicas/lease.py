@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
-from mlxmesh_model.replicas.leader import LeaderLock
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.host.file_lock import FileLock
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
@@ -62,7 +62,7 @@ class Leadership(Protocol):
 class FileLeadership:
     """Satisfies Leadership for processes of one host, by a lock that ends with its process."""
 
-    def __init__(self, lock: LeaderLock) -> None:
+    def __init__(self, lock: FileLock) -> None:
         self._lock = lock
 
     async def try_acquire(self) -> bool:

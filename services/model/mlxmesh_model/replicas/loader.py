@@ -1,28 +1,49 @@
 """Loading and unloading: sets the desired replicas and waits until the reconciler is done."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 
 from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.profiles.profile import ProfileReference
 from mlxmesh_model.replicas.convert import to_error
 from mlxmesh_model.replicas.policy_decisions import least_replicas
-from mlxmesh_shared.errors import Cancelled, EngineFailed, IllegalState, ModelRefused
+from mlxmesh_shared.errors import (
+    Cancelled,
+    DiskFull,
+    EngineFailed,
+    FetchFailed,
+    IllegalState,
+    ModelFilesDamaged,
+    ModelRefused,
+)
 from mlxmesh_shared.reference import ModelReference
+
+_PROGRESS_S = 1.0
+_OF_FILES = (ModelFilesDamaged.reason, DiskFull.reason, FetchFailed.reason)
 
 
 class Loader:
     """Changes what is desired in the catalogue and follows how the reconciler reaches it."""
 
-    def __init__(self, *, store: Store, wake_reconciler: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        wake_reconciler: Callable[[], None],
+        fetches: Callable[[Version], object] = lambda _: None,
+    ) -> None:
+        """fetches: those of the version's files, which are no part of the catalogue."""
         self._store = store
+        self._fetches = fetches
         self._wake_reconciler = wake_reconciler
 
     async def load(
         self, reference: ModelReference, replicas: int, profile: ProfileReference | None = None
     ) -> AsyncGenerator[Version]:
-        """Yields the version after each change, and ends once every replica is ready with the
-        profile; without one, with that of the last load.
+        """Yields the version after each change, and as its files are fetched. Ends once every
+        replica is ready with the profile; without one, with that of the last load.
 
         Raises: the cause of a failure (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused);
         ProfileNotFound, InvalidArgument; Cancelled when another call unloads the version meanwhile.
@@ -58,12 +79,15 @@ class Loader:
                 reference, replicas=replicas, profile=profile
             )
             self._wake_reconciler()
-            last: Version | None = None
+            last: tuple[Version, object] | None = None
             while True:
-                if version != last:
+                now = (version, self._fetches(version))
+                if now != last:
                     yield version
-                last = version
-                await changed.wait()
+                last = now
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PROGRESS_S):
+                        await changed.wait()
                 changed.clear()
                 model = await self._store.model(version.model)
                 version = model.version(version.number)
@@ -77,6 +101,8 @@ def raise_failure(version: Version) -> None:
         if replica.phase is Phase.FAILED and replica.failure:
             if replica.failure.reason == ModelRefused.reason:
                 raise ModelRefused(f"{version.label}: {replica.failure.message}")
+            if replica.failure.reason in _OF_FILES:
+                raise to_error(replica.failure)
             raise EngineFailed(f"{replica.engine_id}: {replica.failure.message}")
     if version.failure:
         raise to_error(version.failure)

@@ -14,6 +14,14 @@ UNLIMITED = 2**31
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """How far a runtime is that fetches the files of a model; the total is 0 until it is known."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """An engine as its runtime reports it; the phase is never STOPPING."""
 
@@ -26,6 +34,8 @@ class Engine:
     longest_wait_ms: int = 0  # of the sequences in its queue
     idle_ms: int = 0  # without a sequence
     background_sequences: int = 0  # which the counts above leave out
+    fetch: Fetch | None = None
+    """Of its files, while that runs."""
 
     @property
     def busy(self) -> bool:

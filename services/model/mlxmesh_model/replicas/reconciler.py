@@ -18,6 +18,7 @@ from mlxmesh_model.catalogue.models import (
 )
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas import plan
+from mlxmesh_model.replicas.fetches import Fetches
 from mlxmesh_model.replicas.lease import Leadership
 from mlxmesh_model.replicas.placement import NoCapacity, Runtime, place
 from mlxmesh_model.replicas.policy_pass import Observed, PolicyPass
@@ -110,6 +111,7 @@ class Reconciler:
         policies: PolicyPass | None = None,
         clock: Callable[[], float] = time.monotonic,
         leadership: Leadership | None = None,
+        fetches: Fetches | None = None,
     ) -> None:
         """Without a leadership there must be no other reconciler."""
         self._store = store
@@ -118,6 +120,7 @@ class Reconciler:
         self._interval_s = interval_s
         self._placement_retry_s = placement_retry_s
         self._rejections = rejections or Rejections()
+        self._fetches = fetches or Fetches()
         self._clock = clock
         self._policies = policies or PolicyPass(store=store, clock=clock)
         self._woken = asyncio.Event()
@@ -171,6 +174,7 @@ class Reconciler:
         runtimes, versions = this_pass.runtimes, this_pass.observed.versions
         wanted = {version.label for version in versions if version.desired_replicas}
         self._rejections.retain(wanted, runtimes)
+        self._fetches.observe(versions, runtimes)
         self._settled = plan.settled(versions, runtimes.values()) and not self._stopping
         for version in self._policies.in_order(versions):
             if version.desired_replicas or version.replicas:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 RUNTIME = "runtime"
 _PROBE_TIMEOUT_S = 0.5
 _OBSERVE_TIMEOUT_S = 3.0
+_PRUNE_TIMEOUT_S = 60.0
 
 
 class Runtimes(Protocol):
@@ -150,6 +151,24 @@ class GrpcRuntimes:
         request = convert.stop_request(engine_id)
         with suppress(EngineNotFound):
             await self._stub(runtime_id).StopEngine(request, timeout=self._stop_timeout_s)
+
+    async def prune(self, needed_digests: Collection[str], *, dry_run: bool) -> tuple[int, int]:
+        """Has every runtime remove the fetched files of other versions and adapters; returns their
+        number and bytes. One that does not answer keeps its files.
+        """
+
+        async def of(instance: Instance) -> tuple[int, int]:
+            stub = runtime_pb2_grpc.RuntimeServiceStub(self._channels.get(instance.address))
+            request = convert.prune_request(needed_digests, dry_run=dry_run)
+            try:
+                pruned = await stub.PruneFiles(request, timeout=_PRUNE_TIMEOUT_S)
+            except MeshError as error:
+                _log.warning("%s keeps its files: %s", instance.instance_id, error.message)
+                return 0, 0
+            return pruned.files, pruned.freed_bytes
+
+        found = await asyncio.gather(*map(of, await self._registry.resolve(RUNTIME)))
+        return sum(files for files, _ in found), sum(size for _, size in found)
 
     def _stub(self, runtime_id: str) -> runtime_pb2_grpc.RuntimeServiceStub:
         if runtime_id not in self._known:

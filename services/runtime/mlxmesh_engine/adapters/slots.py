@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from mlxmesh_engine.adapters.layers import (
     NO_ADAPTER,
@@ -19,6 +18,7 @@ from mlxmesh_engine.adapters.layers import (
     Footprint,
     PreparedAdapter,
 )
+from mlxmesh_engine.adapters.locating import LocateAdapter, directory_of
 from mlxmesh_engine.scheduling.request import AdapterSource
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_shared.errors import AdapterInvalid, EngineFailed, MeshError
@@ -41,7 +41,8 @@ class _Resident:
 class AdapterSlots:
     """Implements the scheduler's `AdapterGate`.
 
-    `on_read` is called on another thread whenever files were read, so that a step follows.
+    `on_read` is called on another thread whenever files were read, so that a step follows; `locate`
+    is called there too, and returns the directory of an adapter's files.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class AdapterSlots:
         max_adapters: int,
         max_bytes: int,
         on_read: Callable[[], None] = lambda: None,
+        locate: LocateAdapter = directory_of,
     ) -> None:
         self._layers = layers
         self._max_adapters = max_adapters
         self._max_bytes = max_bytes
         self._on_read = on_read
+        self._locate = locate
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
         """By digest, in the order of their last use."""
         self._reading: dict[str, Future[PreparedAdapter]] = {}
@@ -169,7 +172,7 @@ class AdapterSlots:
             return
         if self._reader is None:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters")
-        read = partial(_read, self._layers, self._layers.shapes(), source)
+        read = partial(_read, self._layers, self._layers.shapes(), source, self._locate)
         self._reading[source.digest] = reading = self._reader.submit(read)
         reading.add_done_callback(lambda _: self._on_read())
 
@@ -234,9 +237,11 @@ class AdapterSlots:
         return {each.slot: each.footprint for each in self._residents.values()}
 
 
-def _read(layers: AdaptableLayers, shapes: Shapes, source: AdapterSource) -> PreparedAdapter:
-    """Raises: AdapterNotFound, AdapterInvalid, OSError."""
-    files = read_adapter(Path(source.directory))
+def _read(
+    layers: AdaptableLayers, shapes: Shapes, source: AdapterSource, locate: LocateAdapter
+) -> PreparedAdapter:
+    """Raises: AdapterNotFound, AdapterInvalid, OSError; what `locate` raises."""
+    files = read_adapter(locate(source))
     if files.digest != source.digest:
         raise AdapterInvalid(
             f"the files in {source.directory} have changed since the adapter was added; add it "

@@ -142,7 +142,7 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSource:
-    """A LoRA adapter in files on this host."""
+    """A LoRA adapter in files; where they are at the model service, which may be another host."""
 
     digest: str
     """The SHA-256 digest of its files in hexadecimal."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from mlxmesh_engine.adapters.locating import LocateAdapter, directory_of
 from mlxmesh_engine.encoder.files import Kind
 from mlxmesh_engine.forward.blas import OpenedBlas, open_blas
 from mlxmesh_engine.forward.mlx_lm_import import import_mlx_lm
@@ -51,14 +52,18 @@ class GroupLead:
 
 
 def open_backend(
-    settings: EngineSettings, metrics: StepMetrics, lead: GroupLead | None = None
+    settings: EngineSettings,
+    metrics: StepMetrics,
+    locate_adapter: LocateAdapter = directory_of,
+    *,
+    lead: GroupLead | None = None,
 ) -> Backend:
     """The configured backend, not started. lead: of rank 0 of a group. Raises: InvalidArgument."""
     if settings.model_dir is None:
         raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
     if settings.backend == "simulated":
         return _simulated(settings, settings.model_dir, metrics)
-    return _mlx(settings, settings.model_dir, metrics, lead)
+    return _mlx(settings, settings.model_dir, metrics, locate_adapter, lead)
 
 
 def open_encoder(settings: EngineSettings, kind: Kind) -> Encoder:
@@ -145,7 +150,8 @@ def _mlx(
     settings: EngineSettings,
     model_dir: Path,
     metrics: StepMetrics,
-    lead: GroupLead | None = None,
+    locate_adapter: LocateAdapter,
+    lead: GroupLead | None,
 ) -> Backend:
     if settings.speculative == "draft" and settings.draft_model_dir is None:
         raise InvalidArgument(
@@ -210,6 +216,7 @@ def _mlx(
         speculative=settings.speculative,
         max_adapters=settings.max_adapters,
         adapter_bytes=settings.adapter_bytes,
+        locate_adapter=locate_adapter,
     )
     return MlxThread(load_model, options, metrics)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mlxmesh_engine.adapters.locating import LocateAdapter, directory_of
 from mlxmesh_engine.adapters.slots import AdapterSlots
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.forward.proposals import open_speculation
@@ -45,6 +46,7 @@ class LoopOptions:
     """off, ngram, or draft, for which the model is loaded with one."""
     max_adapters: int = 64
     adapter_bytes: int = 2**30
+    locate_adapter: LocateAdapter = directory_of
 
 
 Command = Callable[[StepLoop], None]
@@ -146,6 +148,7 @@ class MlxThread:
             max_adapters=options.max_adapters,
             max_bytes=options.adapter_bytes,
             on_read=lambda: self._put(_nothing),
+            locate=options.locate_adapter,
         )
         with contextlib.closing(adapters):
             self._run_loop(loaded, adapters)

@@ -14,11 +14,13 @@ from typing import Protocol
 
 import psutil
 
+from mlxmesh_engine.adapters.locating import LocateAdapter, directory_of
 from mlxmesh_engine.constraints.compiler import ConstraintCompiler
 from mlxmesh_engine.constraints.limits import ConstraintLimits
 from mlxmesh_engine.groups.settings import of_rank
 from mlxmesh_engine.scheduling.capacity import Admission
 from mlxmesh_engine.scheduling.request import Load
+from mlxmesh_engine.service.adapter_fetch import AdapterFetch
 from mlxmesh_engine.service.backend import Backend, Encoder, ModelFacts
 from mlxmesh_engine.service.backends import open_backend, open_encoder
 from mlxmesh_engine.service.convert import limits_of
@@ -37,7 +39,7 @@ from mlxmesh_shared.process.startup import (
     wait_for_stop,
 )
 from mlxmesh_shared.registry import open_registry
-from mlxmesh_shared.rpc.channels import MAX_MESSAGE_BYTES
+from mlxmesh_shared.rpc.channels import MAX_MESSAGE_BYTES, WATCH_TIMEOUTS
 from mlxmesh_shared.rpc.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.settings import EngineSettings, LiveSettings, load_with_sources
 from mlxmesh_shared.telemetry import new_instance_id
@@ -148,7 +150,9 @@ async def serve() -> None:
         if settings.group_size > 1:
             group = await stack.enter_async_context(leading(process, announce))
         encoder = _open_encoder(settings)
-        backend = encoder or open_backend(settings, steps, group.lead if group else None)
+        locate_adapter = _open_adapter_fetch(stack, process)
+        lead = group.lead if group else None
+        backend = encoder or open_backend(settings, steps, locate_adapter, lead=lead)
         admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
         spans = SequenceSpans(telemetry.of_process.tracer)
         dispatcher = Dispatcher(backend, admission, on_end=spans.on_end)
@@ -178,6 +182,19 @@ async def serve() -> None:
         await server.set_not_serving()
         await asyncio.sleep(SETTLE_S)
         await dispatcher.drain(settings.drain_grace_s)
+
+
+def _open_adapter_fetch(
+    stack: contextlib.AsyncExitStack, process: ServiceProcess[EngineSettings]
+) -> LocateAdapter:
+    """Looks only at the path of a request if the engine has no runtime."""
+    if not process.settings.runtime_address:
+        return directory_of
+    channel = process.open_channel(
+        process.settings.runtime_address, role="runtime", timeouts=WATCH_TIMEOUTS
+    )
+    stack.push_async_callback(channel.close)
+    return AdapterFetch(channel).locate
 
 
 def _open_encoder(settings: EngineSettings) -> Encoder | None:

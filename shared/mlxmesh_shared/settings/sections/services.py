@@ -328,6 +328,13 @@ class RuntimeSettings(MeshSettings):
     """The part of the memory that engines may use, of what is free and of the total."""
     engine_memory_bytes: Count | None = None
     """Most memory that all engines together may use; default no limit but memory_fraction."""
+    shared_paths: bool = True
+    """Whether a model's own path is used where this host has the same files there; otherwise all
+    files are fetched into the data directory."""
+    fetched_files_bytes: Count | None = None
+    """Most bytes of fetched files on this host; default what the disk has."""
+    fetch_stall_timeout_s: Seconds = 60
+    """How long a fetch of files goes on while no process sends any."""
 
 
 class EngineSettings(MeshSettings):
@@ -366,6 +373,9 @@ class EngineSettings(MeshSettings):
     """Memory of the adapters in slots; the least recently used makes room for others."""
     speculative: Literal["off", "ngram", "draft"] = "ngram"
     """The source of proposed tokens; the output is the same with each."""
+    runtime_address: str = ""
+    """Where its runtime listens, host:port, which fetches adapters that this host lacks; empty for
+    none."""
     draft_model_dir: FullPath | None = None
     """The directory of the model that proposes tokens, with speculative draft."""
     kv_cache_bytes: Count | None = None

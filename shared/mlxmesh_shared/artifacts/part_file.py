@@ -1,21 +1,21 @@
-"""A file of a hub that is being downloaded."""
+"""A file that is being downloaded."""
 
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlxmesh_model.artifacts.disk import Disk, LocalDisk
-from mlxmesh_model.artifacts.folder import sha256
-from mlxmesh_model.artifacts.hub_file import HubFile
+from mlxmesh_shared.artifacts.digests import sha256
+from mlxmesh_shared.artifacts.disk import Disk, LocalDisk
+from mlxmesh_shared.artifacts.remote_file import RemoteFile
 
 SUFFIX = ".part"
 
 
 @dataclass(frozen=True, slots=True)
 class PartFile:
-    """The bytes of a file so far; different content at the hub has a different path."""
+    """The bytes of a file so far; different content has a different path."""
 
-    file: HubFile
+    file: RemoteFile
     directory: Path
     disk: Disk = field(default_factory=LocalDisk)
 

@@ -1,11 +1,11 @@
-"""A file as a hub announces it. Pure."""
+"""A file as a hub, or another host, announces it. Pure."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file at the hub; its checksum is a SHA-256 or, for small files, a git object id."""
+class RemoteFile:
+    """Its checksum is a SHA-256 or, for small files of a hub, a git object id."""
 
     name: str
     size_bytes: int

@@ -15,15 +15,13 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from mlxmesh_model.artifacts.disk import Disk, LocalDisk, sync
-from mlxmesh_model.artifacts.folder import sha256
-from mlxmesh_model.artifacts.hub_file import HubFile
-from mlxmesh_model.artifacts.part_file import PartFile
-from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_shared.artifacts.digests import sha256
+from mlxmesh_shared.artifacts.disk import Disk, LocalDisk, sync
+from mlxmesh_shared.artifacts.part_file import PartFile
+from mlxmesh_shared.artifacts.remote_file import RemoteFile
+from mlxmesh_shared.host.file_lock import FileLock
 
 FOLDER = "_store"
-ADAPTERS = "_adapters"
-"""The folder of adapters beside it, by their digests."""
 _READ_ONLY = 0o444
 
 
@@ -32,7 +30,9 @@ class BlobMissing(Exception):
 
 
 class BlobStore:
-    """The store under `models_dir`; its methods block, and only the model services write to it."""
+    """The store under `models_dir`, of the model services or of the runtimes of one host; nobody
+    else writes to it. Its methods block.
+    """
 
     def __init__(self, models_dir: Path, disk: Disk | None = None) -> None:
         self.models_dir = models_dir
@@ -58,9 +58,9 @@ class BlobStore:
         """The folder of directories that are being made or removed."""
         return self.root / "staging"
 
-    def lock(self, key: str) -> LeaderLock:
+    def lock(self, key: str) -> FileLock:
         """A lock between all tasks and processes; not yet acquired."""
-        return LeaderLock(self.root / "locks" / key)
+        return FileLock(self.root / "locks" / key)
 
     # Files.
 
@@ -74,7 +74,7 @@ class BlobStore:
             return (self.root / "git" / git_oid).read_text(encoding="ascii")
         return ""
 
-    def digest_of(self, file: HubFile) -> str:
+    def digest_of(self, file: RemoteFile) -> str:
         """The SHA-256 of a hub's file that is in the store; empty for one that is not."""
         digest = file.sha256 or self.known_as(file.git_oid)
         with suppress(FileNotFoundError):
@@ -82,7 +82,7 @@ class BlobStore:
                 return digest
         return ""
 
-    def part(self, file: HubFile) -> PartFile:
+    def part(self, file: RemoteFile) -> PartFile:
         """The bytes of a hub's file so far."""
         return PartFile(file, self.parts, self.disk)
 
@@ -122,7 +122,7 @@ class BlobStore:
         if digest and blob.exists() and sha256(blob) != digest:
             blob.unlink(missing_ok=True)
 
-    def take_over(self, file: HubFile, directory: Path) -> None:
+    def take_over(self, file: RemoteFile, directory: Path) -> None:
         """Continues with what an earlier version of this service downloaded into a directory."""
         part = self.part(file)
         if part.path.exists() or self.digest_of(file):
@@ -232,6 +232,14 @@ class BlobStore:
             aside.replace(directory)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+
+    def remove_unused_locks(self) -> None:
+        """Removes the files of locks that nobody has."""
+        for path in (self.root / "locks").glob("*"):
+            lock = self.lock(path.name)
+            if lock.try_acquire():
+                path.unlink(missing_ok=True)
+                lock.release()
 
     def clean_staging(self) -> None:
         """Removes what ended processes left in the folder of directories in the making."""

@@ -4,19 +4,19 @@ import hashlib
 
 import pytest
 
-from mlxmesh_model.artifacts.hub_file import HubFile
-from mlxmesh_model.artifacts.part_file import PartFile
+from mlxmesh_shared.artifacts.part_file import PartFile
+from mlxmesh_shared.artifacts.remote_file import RemoteFile
 
 CONTENT = b"weights of a model"
 
 
-def by_sha256(content: bytes = CONTENT, name: str = "model.safetensors") -> HubFile:
-    return HubFile(name, len(content), hashlib.sha256(content).hexdigest(), "")
+def by_sha256(content: bytes = CONTENT, name: str = "model.safetensors") -> RemoteFile:
+    return RemoteFile(name, len(content), hashlib.sha256(content).hexdigest(), "")
 
 
-def by_git(content: bytes = CONTENT) -> HubFile:
+def by_git(content: bytes = CONTENT) -> RemoteFile:
     oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return HubFile("config.json", len(content), "", oid)
+    return RemoteFile("config.json", len(content), "", oid)
 
 
 @pytest.mark.parametrize("file", [by_sha256(), by_git(), by_sha256(b""), by_git(b"")])

@@ -1,4 +1,4 @@
-"""Leader election between processes of one host, by a lock on a file."""
+"""A lock between the tasks and processes of one host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 POLL_S = 0.1
 
 
-class LeaderLock:
+class FileLock:
     """An exclusive lock on a file; the operating system releases it when the process ends."""
 
     def __init__(self, path: Path) -> None:
@@ -19,11 +19,11 @@ class LeaderLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process is the leader."""
+        """Whether this object has the lock."""
         return self._file is not None
 
     def try_acquire(self) -> bool:
-        """Whether this process is the leader now; it remains the leader until `release`."""
+        """Whether this object has the lock now; it keeps it until `release`."""
         if self._file is not None:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,12 @@ class LeaderLock:
         return True
 
     async def acquire(self) -> None:
-        """Returns once this process is the leader."""
+        """Returns once this object has the lock."""
         while not self.try_acquire():  # noqa: ASYNC110  no event reports that a file lock is free
             await asyncio.sleep(POLL_S)
 
     def release(self) -> None:
-        """Gives up leadership."""
+        """Gives the lock back."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_shared.host.file_lock import FileLock
 
 
 async def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
-    first, second = LeaderLock(tmp_path / "lock"), LeaderLock(tmp_path / "lock")
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     assert first.try_acquire()
     assert first.try_acquire()
     assert not second.try_acquire()
@@ -26,12 +26,12 @@ async def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
 def test_the_end_of_a_process_releases_its_lock(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; "
-        "from mlxmesh_model.replicas.leader import LeaderLock; "
-        "lock = LeaderLock(Path(sys.argv[1])); print(lock.try_acquire(), flush=True); "
+        "from mlxmesh_shared.host.file_lock import FileLock; "
+        "lock = FileLock(Path(sys.argv[1])); print(lock.try_acquire(), flush=True); "
         "sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "lock")]
-    lock = LeaderLock(tmp_path / "lock")
+    lock = FileLock(tmp_path / "lock")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:

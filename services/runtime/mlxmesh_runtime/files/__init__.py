@@ -1,0 +1,1 @@
+"""Files of models and adapters that this host fetched from others."""

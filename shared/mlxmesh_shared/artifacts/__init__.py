@@ -1,0 +1,1 @@
+"""Files by their content: a store of them on one host, and their way to other hosts."""
