@@ -6,7 +6,7 @@ Passes the same contract tests as the real one (tests/contract/test_runtime_serv
 import asyncio
 import base64
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mlxmesh_shared.errors import (
     ArtifactNotFound,
     EngineExists,
     EngineNotFound,
+    FeatureNotSupported,
     InsufficientMemory,
     InvalidArgument,
 )
@@ -126,6 +127,12 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
             raise InsufficientMemory(
                 f"needs {needed:,} bytes, {self.available_bytes:,} are available"
             )
+
+    async def HostRank(
+        self, request: pb.HostRankRequest, context: _Context
+    ) -> AsyncIterator[pb.HostRankResponse]:
+        raise FeatureNotSupported("this runtime runs no ranks")
+        yield pb.HostRankResponse()
 
     async def FetchAdapter(
         self, request: pb.FetchAdapterRequest, context: _Context

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from mlxmesh_model.artifacts import folder as artifacts
+from mlxmesh_shared.artifacts.digests import sha256
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from tests.fakes.model_directory import CONFIG, write_model, write_safetensors
 
@@ -46,7 +47,7 @@ def test_other_files_do_not_change_the_digest(tmp_path):
 
 def test_a_file_with_a_known_checksum_is_not_read(tmp_path):
     directory = write_model(tmp_path / "m")
-    sha = artifacts.sha256(directory / "model.safetensors")
+    sha = sha256(directory / "model.safetensors")
     known = {"model.safetensors": sha}
     assert (
         artifacts.inspect(directory, known_sha256=known).digest
