@@ -111,7 +111,7 @@ class EngineRun:
             self._log.rotate_if_large()
             self._log.append(START_MARK)
             self._process = await EngineProcess.spawn(
-                self._host.command.line(self._spec, self._host.runtime_address()),
+                self._host.command.line(self._spec, runtime_address=self._host.runtime_address()),
                 self._log,
                 self._host.spare,
             )

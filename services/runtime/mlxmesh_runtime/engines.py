@@ -95,7 +95,7 @@ class Engines:
         memory = await self._free_memory()
         if self._closing:
             raise Draining("the runtime is shutting down; use another runtime")
-        self._check_model_dir(spec.model_dir, "engine.model_dir")
+        self._check_files(spec.model_dir, "engine.model_dir", None)
         needed = self._check_memory(spec, memory)
         async with aclosing(self._hosted.run(spec, place, needed)) as pids:
             async for pid in pids:

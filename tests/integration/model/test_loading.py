@@ -354,9 +354,9 @@ async def test_a_load_shows_how_far_its_runtime_fetches_the_files(mesh, service)
     assert host.runtime.files[engine_id].digest == registered.model.versions[0].digest
     assert host.runtime.files[engine_id].weights_bytes == registered.model.versions[0].weights_bytes
     host.runtime.engines[engine_id].fetch.MergeFrom(FetchProgress(done_bytes=5, total_bytes=10))
-    async for message in call:
-        if message.version.fetches:
-            break
+    message = await anext(aiter(call))
+    while not message.version.fetches:
+        message = await anext(aiter(call))
     assert message.version.fetches["runtime-1"] == pb.FileFetch(done_bytes=5, total_bytes=10)
     assert (await service.version()).fetches["runtime-1"].done_bytes == 5
     host.runtime.engines[engine_id].ClearField("fetch")
