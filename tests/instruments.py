@@ -8,6 +8,8 @@ from mlxmesh_generation.streams import telemetry as of_generation
 from mlxmesh_jobs import telemetry as of_jobs
 from mlxmesh_model.rollouts import telemetry as of_rollouts
 from mlxmesh_runtime import memory_watch as of_runtime
+from mlxmesh_runtime.files import fetches as of_fetches
+from mlxmesh_shared.artifacts import uploads as of_uploads
 from mlxmesh_shared.telemetry import instruments as of_every_process
 from mlxmesh_shared.telemetry.instruments import Instrument
 from mlxmesh_tools import telemetry as of_tools
@@ -21,6 +23,8 @@ OWNERS = (
     of_shadowing,
     of_engine,
     of_runtime,
+    of_fetches,
+    of_uploads,
     of_rollouts,
     of_jobs,
     of_worker,
