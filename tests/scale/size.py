@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import statistics
 import tempfile
 import time
@@ -25,8 +26,7 @@ LOST = 0.1
 CHANGE_PAUSE_S = 1.0
 PLACEMENTS, ROUTES = 100, 300
 _MB = 1e6
-# By default an agent accepts 200 connections of one host; here one host stands for many.
-_MANY_CONNECTIONS = "limits { http_max_conns_per_client = 10000 }"
+MAX_CONNECTIONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,12 @@ class Sized:
 async def consul() -> AsyncIterator[tuple[str, psutil.Process]]:
     """A real agent of its own: its address and its process."""
     with tempfile.TemporaryDirectory(prefix="mlxmesh-scale-") as folder:
-        agent = ConsulAgentProcess(Path(folder), _MANY_CONNECTIONS)
+        # By default an agent accepts 200 connections of one host; here one host stands for many.
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        connections = min(MAX_CONNECTIONS, open_files // 2)
+        agent = ConsulAgentProcess(
+            Path(folder), f"limits {{ http_max_conns_per_client = {connections} }}"
+        )
         try:
             await agent.start()
             yield agent.address, _process_of(agent)

@@ -84,9 +84,10 @@ def failures_announced(announce: Announce) -> Generator[None]:
         raise
 
 
-def start_engine_process() -> ServiceProcess[EngineSettings]:
-    """Reads the command line; an engine that got no id makes one."""
-    settings, origins = load_with_sources(EngineSettings, sys.argv[1:], stored={})
+def start_engine_process(
+    settings: EngineSettings, origins: dict[str, str]
+) -> ServiceProcess[EngineSettings]:
+    """Starts with the settings of the command line; an engine that got no id makes one."""
     engine_id = settings.engine_id or new_instance_id("engine")
     settings = settings.model_copy(update={"engine_id": engine_id})
     settings = of_rank(settings) if settings.group_size > 1 or settings.group_rank else settings
@@ -134,9 +135,11 @@ _log = logging.getLogger(__name__)
 
 async def serve() -> None:
     """Loads the model, then serves until a stop is requested or the backend dies."""
+    # First, as it may print the help.
+    settings, origins = load_with_sources(EngineSettings, sys.argv[1:], stored={})
     announce = take_stdout()
     with failures_announced(announce):
-        process = start_engine_process()
+        process = start_engine_process(settings, origins)
     settings, telemetry, steps = process.settings, process.telemetry, StepMetrics()
     follow_parent()
 
