@@ -57,6 +57,8 @@ class JoinHost:
             "CONSUL_BIN": consul_binary(),
             # With the default of 2 s, a busy machine answers a check too late.
             "MLXMESH_CONSUL_CHECK_INTERVAL_S": "8",
+            # These hosts have one disk; models have to travel as between others.
+            "MLXMESH_RUNTIME_SHARED_PATHS": "false",
         }
         done = self.host.run(
             *(sys.executable, "-m", "mlxmesh_cli", *words), env=env, timeout_s=START_TIMEOUT_S
@@ -166,6 +168,8 @@ def test_host_b_serves_by_engines_of_host_a(mesh: JoinedHosts, tmp_path: Path) -
 
 def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: Path) -> None:
     mesh.load_on_both()
+    fetched = [path for path in mesh.b.data_dir.glob("fetched/*") if path.name != "_store"]
+    assert [(path / "model.safetensors").is_file() for path in fetched] == [True]
     outcomes = mesh.a.streams(tmp_path / "a")
     used = {outcome["engine"] for outcome in outcomes}
     for name in "ab":
