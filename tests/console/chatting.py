@@ -55,9 +55,9 @@ class ChatPage:
         return answer.locator(".markdown")
 
     async def show_settings(self) -> None:
-        panel = self.page.get_by_label("Settings of the conversation")
-        if not await panel.is_visible():
-            await self.page.get_by_role("button", name="Settings").click()
+        button = self.page.get_by_role("button", name="Settings", exact=True)
+        if await button.get_attribute("aria-expanded") != "true":  # waits for the page
+            await button.click()
 
     async def open_section(self, title: str) -> None:
         """Opens a part of the settings."""
