@@ -1,6 +1,8 @@
 """What every test of this project shares."""
 
+import gc
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,6 +31,14 @@ SLOWEST_FIRST = (
     "tests/integration/",
     "tests/contract/",
 )
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """Without the garbage collector: what a cycle holds is not freed."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

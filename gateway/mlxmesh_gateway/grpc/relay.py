@@ -41,23 +41,28 @@ class Relay(grpc.GenericRpcHandler):
     def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
         # Without a deserializer gRPC passes the bytes as they came.
         async def handle(request: bytes, context: Context) -> Any:
-            call = PublicCall(
-                route=route,
-                principal=current_principal(),
-                request=request,
-                metadata=tuple(context.invocation_metadata() or ()),
-                remaining_s=remaining_s(context),
-                write=context.write,
-                protocol=self._protocol,
-            )
             try:
-                return await self._door.serve(call)
+                return await self._door.serve(self._call(route, request, context))
             except MeshError as error:
                 # A service's own status is passed on unchanged, with its details.
-                if (status := service_status(error)) is not None:
-                    await context.abort(*status)
-                raise
+                if (status := service_status(error)) is None:
+                    raise
+            # gRPC stores what this raises, with its context and frames, in a cycle: neither may
+            # have the request, which would stay in memory until the next garbage collection.
+            del request
+            await context.abort(*status)
 
         if route.streams:
             return grpc.unary_stream_rpc_method_handler(handle)
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _call(self, route: Route, request: bytes, context: Context) -> PublicCall:
+        return PublicCall(
+            route=route,
+            principal=current_principal(),
+            request=request,
+            metadata=tuple(context.invocation_metadata() or ()),
+            remaining_s=remaining_s(context),
+            write=context.write,
+            protocol=self._protocol,
+        )

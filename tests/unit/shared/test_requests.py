@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlxmesh_shared.errors import (
     MessageTooLarge,
     TooManyRequests,
 )
+from mlxmesh_shared.host.allocator import return_free_memory
 from mlxmesh_shared.rpc.requests import (
     FairLock,
     HeldBytes,
@@ -24,6 +26,7 @@ from mlxmesh_shared.rpc.requests import (
     RequestReader,
     finish_in_thread,
 )
+from mlxmesh_shared.rpc.requests import parser as parser_module
 from mlxmesh_shared.rpc.requests.parser import check_size
 from mlxmesh_shared.rules import Validator
 
@@ -197,6 +200,29 @@ def test_bytes_of_all_callers_and_of_one() -> None:
     assert held.held_bytes == 0
 
 
+def test_memory_is_returned_after_a_burst_of_large_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    returned = threading.Event()
+    monkeypatch.setattr(parser_module, "return_free_memory", returned.set)
+    monkeypatch.setattr(parser_module, "_CALL_ENDS_S", 0.0)
+    held = HeldBytes(256 * MIB)
+    held.acquire("a", MIB)
+    held.release("a", MIB)
+    assert not returned.wait(0.2)
+
+    held.acquire("a", 60 * MIB)
+    held.acquire("b", 60 * MIB)
+    held.release("a", 60 * MIB)
+    assert not returned.wait(0.2)
+    held.release("b", 60 * MIB)
+    assert returned.wait(10)
+
+
+def test_returning_memory_needs_nothing_of_the_platform() -> None:
+    return_free_memory()
+
+
 async def test_callers_acquire_the_lock_in_turn_with_pauses_between() -> None:
     lock, order = FairLock(), list[str]()
 
@@ -263,6 +289,22 @@ async def test_a_cancelled_call_is_not_told_what_its_thread_raised() -> None:
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_request_that_fails_is_freed_without_the_garbage_collector(no_gc: None) -> None:
+    class Large:
+        pass
+
+    def fail(_request: Large) -> None:
+        raise ValueError("refused")
+
+    request = Large()
+    freed = weakref.ref(request)
+    with pytest.raises(ValueError, match="refused"):
+        await finish_in_thread(fail, request)
+    del request
+    await asyncio.sleep(0.01)  # the thread's own references
+    assert freed() is None
 
 
 async def test_large_requests_of_cancelled_calls_are_parsed_one_at_a_time() -> None:

@@ -5,6 +5,7 @@ many bytes at once.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -16,6 +17,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from mlxmesh_shared.errors import MalformedMessage, MessageTooLarge, TooManyRequests
+from mlxmesh_shared.host.allocator import return_free_memory
 from mlxmesh_shared.rules import Validator, WireLimits
 from mlxmesh_shared.rules.wire import MAX_UNCOUNTED_BYTES
 
@@ -31,15 +33,20 @@ async def finish_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwar
     """
     running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait({running})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        running.exception()  # retrieved, so that asyncio does not log it
-        raise cancelled
-    return running.result()
+    try:
+        while not running.done():
+            try:
+                await asyncio.wait({running})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            running.exception()  # retrieved, so that asyncio does not log it
+            raise cancelled
+        return running.result()
+    finally:
+        # The error's traceback refers to this frame: if the frame referred to the error, the
+        # request would stay in memory until the next garbage collection.
+        del running, cancelled
 
 
 MAX_PAUSE_S = 0.5
@@ -88,6 +95,11 @@ SMALL_BYTES = 64 * 1024
 """Requests up to this size are not counted: the limit of concurrent calls bounds them."""
 _RETRY_DELAY_S = 1.0
 
+_BURST_BYTES = 64 * 2**20
+"""Requests that held as much at once leave memory behind that is worth returning."""
+_CALL_ENDS_S = 0.5
+"""How long a call may take to free its request once it is no longer counted."""
+
 
 class HeldBytes:
     """Limits the bytes of the requests in progress: a total, and half of it for each caller."""
@@ -96,6 +108,7 @@ class HeldBytes:
         self._limit_bytes = limit_bytes
         self._by_caller: Counter[str] = Counter()
         self.held_bytes = 0
+        self._peak_bytes = 0  # since nothing was held
 
     def acquire(self, caller: str, size_bytes: int) -> None:
         """Counts a large request. Raises: TooManyRequests when it would exceed a limit."""
@@ -108,13 +121,20 @@ class HeldBytes:
             )
         self._by_caller[caller] = mine
         self.held_bytes += size_bytes
+        self._peak_bytes = max(self._peak_bytes, self.held_bytes)
 
     def release(self, caller: str, size_bytes: int) -> None:
-        """Stops counting a request whose call has ended."""
+        """Stops counting a request whose call has ended; returns the memory after a burst."""
         self.held_bytes -= size_bytes
         self._by_caller[caller] -= size_bytes
         if not self._by_caller[caller]:
             del self._by_caller[caller]
+        if not self.held_bytes:
+            if self._peak_bytes >= _BURST_BYTES:
+                after_the_call = threading.Timer(_CALL_ENDS_S, return_free_memory)
+                after_the_call.daemon = True
+                after_the_call.start()
+            self._peak_bytes = 0
 
 
 M = TypeVar("M", bound=Message)
