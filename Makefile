@@ -93,11 +93,11 @@ ifneq ($(wildcard $(TOOLS)/consul),)
 test-rest retest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
 test-rest retest test-all coverage: export PATH := $(TOOLS):$(PATH)
-# First what computes, two at a time; then one at a time, as nearly all of it starts whole meshes.
+# First what computes, then what starts whole meshes, of which two fit into two cores.
 COMPUTING := matrix or real or schemas
 test-rest: protos tools console console-check ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
 	$(PYTEST) $(WORKERS) -m "$(COMPUTING)" --durations 10; computed=$$?; \
-	$(PYTEST) -m "(tools or chaos or console) and not ($(COMPUTING))" --durations 10 && exit $$computed
+	$(PYTEST) $(WORKERS) -m "(tools or chaos or console) and not ($(COMPUTING))" --durations 10 && exit $$computed
 
 test-all: protos tools console console-check ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10
