@@ -95,6 +95,9 @@ def _verdicts(runs: Runs) -> list[Result]:
         ratio = median_ratio(by_http, by_grpc, lambda run: run.tokens_per_second)
         name = f"tokens/s of OpenAI streaming over gRPC, {count} streams"
         results.append(Result(name, ratio, 0.9))
+        cut = sum(one.tokens != NEW_TOKENS for run in by_http for one in run.outcomes)
+        name = f"OpenAI streams that failed, {count} at a time"
+        results.append(Result(name, cut, 0, "streams", at_least=False))
     return results
 
 

@@ -69,3 +69,12 @@ def test_openais_node_client(seen: dict[str, Any]) -> None:
         assert name == "measure"
         assert arguments in ({"unit": "c"}, {"unit": "f"})
     assert {"pocket", "pocket-mini"} <= set(seen["models"])
+    responses, background = seen["responses"], seen["in_background"]
+    assert responses["text"]
+    assert responses["text"] == responses["streamed"] == background["text"]
+    assert responses["events"][:2] == ["response.created", "response.in_progress"]
+    assert responses["events"][-1] in ("response.completed", "response.incomplete")
+    assert 0 < responses["usage"]["output_tokens"] <= 40
+    assert background["numbers"] == list(range(2, 2 + len(background["numbers"])))
+    assert background["cancelled"] == "cancelled"
+    assert seen["unknown_response"]["name"] == "NotFoundError"

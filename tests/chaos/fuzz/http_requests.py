@@ -7,8 +7,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+# The first request of /mcp imports these, for longer than LIMIT_S on a busy machine.
+import mcp.server.streamable_http_manager  # noqa: F401
 from starlette.routing import Route
 
+import mlxmesh_shared.mcp_server.server  # noqa: F401
 from mlxmesh_gateway.http.endpoint import Endpoint
 from tests.fakes.http_edges import edges_app
 

@@ -63,13 +63,50 @@ async function called() {
   }));
 }
 
-async function failing(change) {
+async function failing(change, create = (body) => client.chat.completions.create(body)) {
   try {
-    await client.chat.completions.create({ ...options, ...change });
+    await create({ ...options, ...change });
   } catch (error) {
     return { name: error.constructor.name, status: error.status, code: error.code, param: error.param };
   }
   return null;
+}
+
+async function responses() {
+  const asked = { model, input: prompt, temperature: 0, max_output_tokens: 40 };
+  const answer = await client.responses.create(asked);
+  const events = [];
+  let text = "";
+  for await (const event of await client.responses.create({ ...asked, stream: true })) {
+    events.push(event.type);
+    text += event.type === "response.output_text.delta" ? event.delta : "";
+  }
+  return { text: answer.output_text, status: answer.status, usage: answer.usage, streamed: text, events };
+}
+
+async function in_background() {
+  const asked = { model, input: prompt, temperature: 0, max_output_tokens: 40 };
+  const { id } = await client.responses.create({ ...asked, background: true });
+  const numbers = [];
+  const read = { stream: true, starting_after: 1 };
+  for await (const event of await client.responses.retrieve(id, read)) {
+    numbers.push(event.sequence_number);
+  }
+  const long = { ...asked, max_output_tokens: 2000, ignore_eos: true, background: true };
+  const lasting = await client.responses.create(long);
+  await client.responses.cancel(lasting.id);
+  const { text } = await ended(id);
+  return { numbers, text, cancelled: (await ended(lasting.id)).status };
+}
+
+async function ended(id) {
+  for (;;) {
+    const { status, output_text } = await client.responses.retrieve(id);
+    if (status !== "queued" && status !== "in_progress") {
+      return { status, text: output_text };
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 }
 
 async function models() {
@@ -88,7 +125,10 @@ console.log(
     unknown_model: await failing({ model: "nix" }),
     illegal: await failing({ temperature: 11 }),
     unsupported: await failing({ modalities: ["text", "audio"] }),
+    unknown_response: await failing({}, () => client.responses.retrieve("resp_nix")),
     called: await called(),
+    responses: await responses(),
+    in_background: await in_background(),
     models: await models(),
   }),
 );

@@ -4,7 +4,9 @@ The access service grants slices, which together never exceed the limit. A gatew
 slice before it has spent the last one; what it spends meanwhile beyond that is at most one more
 slice, and nothing once it has spent the whole limit itself. So N gateways exceed a limit by at most
 N slices (a tenth of a limit a minute, a hundredth of one a day or month), and by what calls use
-that is not known when they begin.
+that is not known when they begin. An answer that is lost adds nothing. While the access service
+does not answer for longer than a slice is valid, each gateway may spend one more slice for each
+such time, but not more than the limit in a window.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class Account:
         if self._balance > self._floor:
             return None
         if self._is_away:
-            return max(MIN_RETRY_S, self._until_s - now_s)
+            return max(MIN_RETRY_S, self._renews_s - now_s)
         if self._refused_until_s is not None:
             return max(MIN_RETRY_S, self._refused_until_s - now_s)
         return MIN_RETRY_S
@@ -191,15 +193,24 @@ class Account:
         is_strict = self._is_away or self._is_changed or is_refused or is_spent
         return 0 if is_strict else -slice_of(self.kind, self.limit)
 
+    @property
+    def _renews_s(self) -> float:
+        """When a gateway that gets no answers renews its slice itself.
+
+        After a refusal it waits as long as a slice is valid: one lost answer must not undo it.
+        """
+        if self._refused_until_s is None:
+            return self._until_s
+        return max(self._until_s, self._refused_until_s + self._valid_s)
+
     def _roll(self, now_s: float) -> None:
         self._roll_window(now_s)
-        if now_s < self._until_s or not (self._is_away or self._balance > 0):
-            return
-        if not self._is_away:
+        if self._is_away:
+            if now_s >= self._renews_s:
+                self._renew_here(now_s)
+        elif self._balance > 0 and now_s >= self._until_s:
             # What was left has returned, but not what was reported and not spent.
             self._balance = max(0, -self._unreported)
-        elif self._refused_until_s is None or now_s >= self._refused_until_s:
-            self._renew_here(now_s)
 
     def _roll_window(self, now_s: float) -> None:
         window = _window(self.kind, now_s)
@@ -207,12 +218,14 @@ class Account:
             self._window, self._spent_in_window = window, 0
             self._unreported = max(0, self._unreported)
             self._refused_until_s = None  # a new window, of which nothing is known
+            if self._is_away:
+                self._balance = max(0, self._balance)  # a debt ends with its window
 
     def _renew_here(self, now_s: float) -> None:
-        """The last slice once more: never more than the limit, and never nothing for ever."""
+        """The last slice once more, less a debt; never more than the limit."""
         self._refused_until_s = None
         left = self.limit - self._spent_in_window
-        self._balance = max(0, min(self._slice, left))
+        self._balance = min(self._slice, self._slice + self._balance, max(0, left))
         self._until_s = now_s + self._valid_s
 
 

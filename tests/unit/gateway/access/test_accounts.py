@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,39 +34,82 @@ class Service:
         return Grant(grant.granted, grant.valid_ms / 1000, grant.retry_after_ms / 1000)
 
 
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["call", "call", "call", "ask", "answer", "wait"]), st.integers(0, 3)
-    ),
-    max_size=300,
-)
+ACTIONS = ["call", "call", "call", "ask", "ask", "answer", "answer", "lose", "wait"]
 
 
 @settings(max_examples=200, deadline=None)
-@given(steps=STEPS, limit=st.integers(1, 200), cost=st.integers(1, 5), gateways=st.integers(1, 4))
+@given(
+    seed=st.integers(0),
+    limit=st.integers(1, 200),
+    cost=st.integers(1, 5),
+    gateways=st.integers(1, 4),
+)
 def test_gateways_never_exceed_a_limit_by_more_than_their_slices(
-    steps: list[tuple[str, int]], limit: int, cost: int, gateways: int
+    seed: int, limit: int, cost: int, gateways: int
 ) -> None:
-    kind, now_s = Limit.TOKENS_PER_MINUTE, NOON_S
+    """Also if answers are late or lost, but each gateway gets one within a slice's validity."""
+    chance, kind, now_s = random.Random(seed), Limit.TOKENS_PER_MINUTE, NOON_S
     service = Service(kind, limit)
     accounts = [Account(kind, limit, now_s) for _ in range(gateways)]
     answers: dict[int, Grant] = {}
+    away_since_s: dict[int, float] = {}
     spent = 0
-    for action, number in steps:
-        which = number % gateways
+    for _ in range(300):
+        action, which = chance.choice(ACTIONS), chance.randrange(gateways)
         account = accounts[which]
-        if action == "call" and account.refusal_s(now_s) is None:
-            account.spend(cost, now_s)
-            spent += cost
+        if action == "call":
+            for _ in range(chance.choice([1, 10])):
+                if account.refusal_s(now_s) is None:
+                    account.spend(cost, now_s)
+                    spent += cost
         elif action == "ask" and which not in answers and account.needs_renewal(now_s):
             ask = account.ask()
             answers[which] = service.lease(str(which), ask.spent, ask.wanted, now_s)
         elif action == "answer" and which in answers:
             account.answer(answers.pop(which), now_s)
-        elif action == "wait":
+            away_since_s.pop(which, None)
+        elif action == "lose" and (which in answers or account.needs_renewal(now_s)):
+            if answers.pop(which, None) is None:  # the question itself is lost
+                account.ask()
+            account.fail()
+            away_since_s.setdefault(which, now_s)
+        elif action == "wait" and all(now_s - since < 9 for since in away_since_s.values()):
             now_s = min(now_s + 1.0, NOON_S + 59.0)
         # A call that begins with something left may use more than that.
         assert spent <= limit + gateways * (slice_of(kind, limit) + cost)
+
+
+def test_a_question_that_nobody_answered_does_not_cancel_a_debt() -> None:
+    account = Account(Limit.TOKENS_PER_MINUTE, 1000, NOON_S)
+    assert exhaust(account, NOON_S) == 100
+    account.ask()
+    account.fail()
+    assert exhaust(account, NOON_S) == 0
+    assert account.refusal_s(NOON_S + 1) == pytest.approx(9)
+    assert exhaust(account, NOON_S + 10) == 100
+
+
+def test_a_question_that_nobody_answered_does_not_undo_a_refusal() -> None:
+    account = Account(Limit.TOKENS_PER_MINUTE, 1000, NOON_S)
+    account.spend(100, NOON_S)
+    account.ask()
+    account.answer(Grant(0, 0.0, 5.0), NOON_S)
+    account.refusal_s(NOON_S + 5)
+    account.ask()
+    account.fail()
+    assert exhaust(account, NOON_S + 5) == 0
+    assert account.refusal_s(NOON_S + 6) == pytest.approx(9)
+    assert exhaust(account, NOON_S + 15) == 100
+
+
+def test_a_debt_of_one_minute_is_no_debt_of_the_next_while_access_is_away() -> None:
+    account = Account(Limit.TOKENS_PER_MINUTE, 1000, NOON_S)
+    account.ask()
+    account.fail()
+    account.refusal_s(NOON_S)
+    account.spend(1500, NOON_S)
+    assert exhaust(account, NOON_S + 59) == 0
+    assert exhaust(account, NOON_S + 70) == 100
 
 
 def exhaust(account: Account, now_s: float) -> int:
