@@ -18,6 +18,8 @@ from mlxmesh_client.outputs import GenerationEvent, to_event
 from mlxmesh_shared.errors import Draining, MeshError, ServiceUnavailable
 
 CANCEL_TIMEOUT_S = 1.0
+STATUS_TIMEOUT_S = 1.0
+"""For the status of a call whose last message has arrived."""
 
 Open = Callable[[int], AsyncGenerator[GenerateResponse]]
 """Opens the messages after a sequence number, through one gateway."""
@@ -112,6 +114,7 @@ async def resuming(
                     sequence, failures = event.sequence, 0
                     yield event
                     if event.is_last:
+                        await _until_closed(responses)
                         return
             error: MeshError = ServiceUnavailable(
                 "the stream ended before the generation did; try again"
@@ -123,6 +126,16 @@ async def resuming(
         attempt, failures = attempt + 1, failures + 1
         if not attachable or failures > len(gateways):
             raise error
+
+
+async def _until_closed(responses: AsyncGenerator[GenerateResponse]) -> None:
+    """Waits for the status of a complete call: leaving before would cancel it, and the gateway
+    would record it as cancelled.
+    """
+    with suppress(MeshError, TimeoutError):
+        async with asyncio.timeout(STATUS_TIMEOUT_S):
+            async for _ in responses:
+                pass
 
 
 def _is_gateway_loss(error: MeshError) -> bool:
