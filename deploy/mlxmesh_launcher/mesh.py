@@ -22,7 +22,12 @@ from mlxmesh_launcher.periodic_tasks import (
     rotate_logs,
     watch_directory,
 )
-from mlxmesh_launcher.readiness import spawn, until_serving
+from mlxmesh_launcher.readiness import (
+    START_TIMEOUT_S,
+    SUCCESSOR_TIMEOUT_S,
+    spawn,
+    until_serving,
+)
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_launcher.service_settings import (
     ACCESS,
@@ -240,9 +245,10 @@ class Mesh:
         if not overlaps:
             await old.stop(LEAVE_TIMEOUT_S)
             self.children[name] = new
+        timeout_s = SUCCESSOR_TIMEOUT_S if overlaps else START_TIMEOUT_S
         try:
             await spawn(new)
-            await until_serving(new, self._registry)
+            await until_serving(new, self._registry, timeout_s)
         except BaseException:
             if overlaps:
                 await new.stop(0)

@@ -10,6 +10,10 @@ from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.registry import Instance, Registry
 
 START_TIMEOUT_S = 60.0
+SUCCESSOR_TIMEOUT_S = 300.0
+"""For a process whose predecessor serves meanwhile: a busy host may take long, and an upgrade of
+tables needs further modules.
+"""
 
 
 async def spawn(child: Child) -> None:
@@ -20,7 +24,9 @@ async def spawn(child: Child) -> None:
         raise ServiceUnavailable(f"cannot start {child.name}: {error}") from None
 
 
-async def until_serving(child: Child, registry: Registry) -> Instance:
+async def until_serving(
+    child: Child, registry: Registry, timeout_s: float = START_TIMEOUT_S
+) -> Instance:
     """Waits until the child is registered, which it does once it serves.
 
     Raises: ServiceUnavailable when it ends before that, or takes too long.
@@ -28,13 +34,13 @@ async def until_serving(child: Child, registry: Registry) -> Instance:
     registered = asyncio.create_task(_until_registered(child, registry))
     ended = asyncio.create_task(child.ended())
     try:
-        async with asyncio.timeout(START_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             done, _ = await asyncio.wait((registered, ended), return_when=asyncio.FIRST_COMPLETED)
         await next(iter(done))
         return registered.result()
     except TimeoutError:
         raise ServiceUnavailable(
-            f"{child.name} did not serve within {START_TIMEOUT_S:.0f} s: {child.log_tail()}"
+            f"{child.name} did not serve within {timeout_s:g} s: {child.log_tail()}"
         ) from None
     finally:
         registered.cancel()

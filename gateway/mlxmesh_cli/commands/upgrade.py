@@ -69,13 +69,16 @@ def _install(how: Upgrade, data_dir: Path | None) -> bool:
     """Installs it and restarts the mesh of the data directory; whether there was one."""
     import subprocess
 
+    from mlxmesh_cli.mesh.http_port import load_http
     from mlxmesh_launcher.record import read_record
 
     directory = resolve_data_dir(data_dir)
-    is_running = read_record(directory) is not None
+    record = read_record(directory)
+    if record is not None and record.http:
+        load_http(record.http)
     if subprocess.run(how.install, stdout=sys.stderr, check=False).returncode != 0:
         fail(f"`{' '.join(how.install)}` failed; mlxmesh is as it was, or run it again")
-    if not is_running:
+    if record is None:
         return False
     # In a process of its own: this one has modules of the old version.
     restart = (sys.executable, "-m", "mlxmesh_cli", "restart", "--data-dir", str(directory))

@@ -43,6 +43,8 @@ class ProcessServicer(ProcessServiceServicer):
         self._settings = settings
         self._data_dir = data_dir
         self._started_s = time.time()
+        # Now: later, a newer version may be installed than the one that runs.
+        self._version = version("mlxmesh")
 
     async def GetProcess(
         self, request: pb.GetProcessRequest, context: Any
@@ -50,6 +52,7 @@ class ProcessServicer(ProcessServiceServicer):
         tasks = len(asyncio.all_tasks())
         # On a thread: a file system may be slow.
         response = await asyncio.to_thread(_process, self._started_s, self._data_dir)
+        response.version = self._version
         response.tasks = tasks
         return response
 
@@ -82,7 +85,6 @@ def _process(started_s: float, data_dir: Path | None) -> pb.GetProcessResponse:
     process, host = process_figures(), host_figures()
     response = pb.GetProcessResponse(
         pid=process.pid,
-        version=version("mlxmesh"),
         start_time=_time(started_s),
         resident_bytes=process.resident_bytes,
         cpu_s=process.cpu_s,
