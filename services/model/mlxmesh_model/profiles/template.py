@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
-from jinja2 import TemplateSyntaxError, nodes
-from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
+from jinja2 import TemplateSyntaxError, filters, nodes, tests
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -14,7 +13,10 @@ from mlxmesh_shared.errors import InvalidArgument
 
 _QUOTED_NAME = re.compile(r"'([^\W\d]\w*)'")
 # The generation service renders with these.
-_KNOWN = {"filter": frozenset(DEFAULT_FILTERS), "test": frozenset(DEFAULT_TESTS)}
+_KNOWN = {
+    "filter": frozenset(cast("dict[str, Any]", filters.FILTERS)),
+    "test": frozenset(cast("dict[str, Any]", tests.TESTS)),
+}
 # Filters that are given the name of another filter or a test, and in which argument.
 _NAMED_BY_ARGUMENT = {
     "map": ("filter", 0),
