@@ -13,10 +13,9 @@ from mlxmesh_shared.errors import InvalidArgument
 
 _QUOTED_NAME = re.compile(r"'([^\W\d]\w*)'")
 # The generation service renders with these.
-_KNOWN = {
-    "filter": frozenset(cast("dict[str, Any]", filters.FILTERS)),
-    "test": frozenset(cast("dict[str, Any]", tests.TESTS)),
-}
+_FILTERS = cast("dict[str, Any]", filters.FILTERS)  # pyright: ignore[reportUnknownMemberType]
+_TESTS = cast("dict[str, Any]", tests.TESTS)  # pyright: ignore[reportUnknownMemberType]
+_KNOWN = {"filter": frozenset(_FILTERS), "test": frozenset(_TESTS)}
 # Filters that are given the name of another filter or a test, and in which argument.
 _NAMED_BY_ARGUMENT = {
     "map": ("filter", 0),
