@@ -1,4 +1,4 @@
-"""Random JSON schemas on SmolLM2 at a high temperature: what ends validates.
+"""Random JSON schemas and grammars on SmolLM2 at a high temperature: what ends satisfies them.
 
 SCHEMA_BATCHES=50 runs a thousand of them, which takes half an hour on two cores.
 """
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 
 from mlxmesh_model.gguf.conversion import convert
+from tests.fakes import random_grammars
 from tests.fakes.constrained_rig import ConstrainedRig
 from tests.fakes.random_schemas import BATCHES, check, suite
 
@@ -34,3 +35,12 @@ def smollm2(gguf_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @given(BATCHES)
 def test_what_ends_validates(smollm2: ConstrainedRig, schemas: list[Any]) -> None:
     check(smollm2, schemas)
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+@suite(int(os.environ.get("SCHEMA_BATCHES", "2")))
+@given(random_grammars.BATCHES)
+def test_what_ends_is_allowed(
+    smollm2: ConstrainedRig, languages: list[random_grammars.Language]
+) -> None:
+    random_grammars.check(smollm2, languages)

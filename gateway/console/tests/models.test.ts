@@ -8,7 +8,7 @@ import { adaptersOf, answers, optionsOf, splitAdapter } from '#lib/chat/models.s
 import { downloads } from '#lib/hub/downloads.svelte.ts';
 import { catalogue } from '#lib/models/catalogue.svelte.ts';
 import { seriesOf } from '#lib/models/history.ts';
-import { defaultVersion, formatParameters, kindOf, loadedBytes } from '#lib/models/states.ts';
+import { defaultVersion, formatParameters, formatSetting, kindOf, loadedBytes } from '#lib/models/states.ts';
 
 describe('states of models', () => {
   const model = create(ModelSchema, {
@@ -24,6 +24,13 @@ describe('states of models', () => {
     expect(defaultVersion(model)?.version).toBe(1);
     expect(defaultVersion(create(ModelSchema, { name: 'empty' }))).toBeUndefined();
   });
+
+  it.each([
+    ['', ''],
+    [' auto ', ''],
+    ['none', 'none'],
+    [' hermes', 'hermes'],
+  ])('sets the format %j as %j', (given, setting) => expect(formatSetting(given)).toBe(setting));
 
   it('adds the weights of all replicas', () => expect(loadedBytes(model)).toBe(25));
 

@@ -14,6 +14,7 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 from mlxmesh_shared.rules.words import (
     FieldRules,
+    form_words,
     given,
     items_words,
     key_words,
@@ -80,7 +81,7 @@ def _text_check(rules: FieldRules, *, required: bool) -> Check | None:
         return None
     empty = Violation("", "must not be empty")
     bad_length = Violation("", f"must be {words}")
-    bad_form = Violation("", f"must match {rules.pattern}")
+    bad_form = Violation("", form_words(rules.pattern))
 
     def check(text: Any) -> Violation | None:
         if required and not text:

@@ -1,5 +1,6 @@
 """The rules of fields in words, for error messages and for the documentation."""
 
+import re
 from typing import Any, cast
 
 from google.protobuf.descriptor import FieldDescriptor, OneofDescriptor
@@ -7,6 +8,7 @@ from google.protobuf.descriptor import FieldDescriptor, OneofDescriptor
 from mlxmesh.common.v1 import rules_pb2
 
 FieldRules = rules_pb2.FieldRules
+_WORDS = re.compile(r"[a-z0-9_-]+(\|[a-z0-9_-]+)+", re.ASCII)
 
 
 def field_rules(field: FieldDescriptor) -> FieldRules:
@@ -33,6 +35,13 @@ def describe(field: FieldDescriptor) -> str:
         f"keys {key_words(rules)}" if key_words(rules) else "",
     )
     return "; ".join(part for part in parts if part)
+
+
+def form_words(pattern: str) -> str:
+    """What a text must be: one of the words, where a pattern lists words."""
+    if _WORDS.fullmatch(pattern):
+        return f"must be one of {pattern.replace('|', ', ')}"
+    return f"must match {pattern}"
 
 
 def range_words(rules: FieldRules) -> str:

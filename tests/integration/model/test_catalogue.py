@@ -181,7 +181,7 @@ CASES = [
     ),
     (
         "SetOutputFormat",
-        pb.SetOutputFormatRequest(name="pocket", tool_format="Not One"),
+        pb.SetOutputFormatRequest(name="pocket", tool_format="nope"),
         InvalidArgument,
         "tool_format",
     ),

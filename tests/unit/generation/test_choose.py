@@ -6,7 +6,10 @@ from pathlib import Path
 import canitoolcall
 import pytest
 
+from mlxmesh.model.v1.model_pb2 import SetOutputFormatRequest
+from mlxmesh.model.v1.profile_pb2 import EngineProfile
 from mlxmesh_generation.parsers.choose import (
+    NONE,
     REASONING_RULES,
     TOOL_RULES,
     Choice,
@@ -14,6 +17,7 @@ from mlxmesh_generation.parsers.choose import (
     choose,
 )
 from mlxmesh_generation.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
+from mlxmesh_shared.rules import describe
 
 # Each as a family's template writes it, reduced to what tells the family.
 SHOWS_TOOLS = "{% for tool in tools %}{{ tool | tojson }}{% endfor %}"
@@ -168,3 +172,10 @@ def test_effort_and_budget_are_variables_too() -> None:
 def test_every_format_that_may_be_chosen_exists() -> None:
     assert {rule.name for rule in TOOL_RULES} <= set(TOOL_FORMATS)
     assert {rule.name for rule in REASONING_RULES} <= set(REASONING_FORMATS)
+
+
+@pytest.mark.parametrize("message", [EngineProfile, SetOutputFormatRequest])
+def test_the_contract_allows_exactly_the_formats_that_there_are(message: type) -> None:
+    fields = message.DESCRIPTOR.fields_by_name
+    for name, formats in (("tool_format", TOOL_FORMATS), ("reasoning_format", REASONING_FORMATS)):
+        assert describe(fields[name]) == f"matches `{'|'.join((NONE, *formats))}`"

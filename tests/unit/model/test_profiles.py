@@ -95,6 +95,8 @@ def test_the_defaults_cannot_be_changed() -> None:
         "{% generation %}{{ messages[0]['content'] }}{% endgeneration %}",
         "no tags at all",
         "{{ raise_exception('system messages are not supported') }}",
+        "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list }}",
+        "{% if 'fromjson' is filter %}{{ tools | fromjson }}{% endif %}",
     ],
 )
 def test_templates_as_models_have_them(source: str) -> None:
@@ -109,6 +111,13 @@ def test_templates_as_models_have_them(source: str) -> None:
         ("{% include 5 %}{% endif %}", "line 1"),
         ("{{" + "(" * 50_000, "nested too deeply|line 1"),
         ("a\n{% unknown_tag %}", r"line 2: Encountered unknown tag '\.\.\.'"),
+        ("a\n{{ b | se_cret }}", r"line 2: unknown filter; use one of abs, .*, tojson, "),
+        ("{% if a %}{{ b | se_cret }}{% endif %}", "line 1: unknown filter"),
+        ("{% filter se_cret %}b{% endfilter %}", "line 1: unknown filter"),
+        ("{{ a | map('se_cret') }}", "line 1: unknown filter"),
+        ("{{ a | select('se_cret') }}", "line 1: unknown test"),
+        ("{{ a | rejectattr('b', 'se_cret') }}", "line 1: unknown test"),
+        ("{% if a is se_cret %}b{% endif %}", r"line 1: unknown test; use one of .*, defined, "),
     ],
 )
 def test_a_template_that_cannot_be_read(source: str, problem: str) -> None:
@@ -125,6 +134,8 @@ def test_a_template_that_cannot_be_read(source: str, problem: str) -> None:
         "{% for se_cret of b %}",
         "{% if se_cret %}",
         "{{ 1 se_cret",
+        "{{ 1 | se_cret }}",
+        "{{ 1 is se_cret }}",
     ],
 )
 def test_a_refusal_has_no_text_of_the_template(source: str) -> None:

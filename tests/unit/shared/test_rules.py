@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from mlxmesh.common.v1 import rules_pb2
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 from mlxmesh_shared.rules import Validator, describe
+from mlxmesh_shared.rules.words import form_words
 
 assert rules_pb2  # its options must be known before a descriptor that uses them is read
 
@@ -254,3 +255,8 @@ def test_deep_nesting_is_walked() -> None:
 )
 def test_describe(name: str, words: str) -> None:
     assert describe(MESSAGES["Request"].DESCRIPTOR.fields_by_name[name]) == words
+
+
+def test_a_pattern_of_words_is_told_as_a_list() -> None:
+    assert form_words("auto|mlx|8bit") == "must be one of auto, mlx, 8bit"
+    assert form_words("[a-z]|mlx") == "must match [a-z]|mlx"

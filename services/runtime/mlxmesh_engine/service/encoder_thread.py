@@ -17,6 +17,7 @@ from mlxmesh_engine.encoder.queue import BatchSize, EncodeQueue, Place
 from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_engine.service.loop_calls import call_on, fail, succeed
+from mlxmesh_engine.service.mlx_cleanup import mlx_released
 from mlxmesh_engine.service.telemetry import TokenRate
 from mlxmesh_shared.errors import (
     DeadlineExceeded,
@@ -174,6 +175,7 @@ class EncoderThread:
 
     # On the MLX thread.
 
+    @mlx_released()
     def _run(self) -> None:
         try:
             loaded = self._load_model()

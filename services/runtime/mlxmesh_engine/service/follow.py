@@ -23,6 +23,7 @@ from mlxmesh_engine.groups.operations import Operation
 from mlxmesh_engine.service.backends import import_mlx, open_part
 from mlxmesh_engine.service.group_process import GroupProcess
 from mlxmesh_engine.service.loop_calls import call_on, fail, succeed
+from mlxmesh_engine.service.mlx_cleanup import mlx_released
 from mlxmesh_shared.errors import EngineFailed, Internal, MeshError
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.process.startup import wait_for_stop
@@ -62,6 +63,7 @@ class FollowerThread:
         self._operations.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    @mlx_released()
     def _run(self) -> None:
         try:
             follower = self._load()

@@ -19,6 +19,7 @@ from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_engine.service.loop_calls import call_on, fail, succeed
+from mlxmesh_engine.service.mlx_cleanup import mlx_released
 from mlxmesh_engine.service.outbox import OutputInterval
 from mlxmesh_engine.service.step_loop import StepLoop
 from mlxmesh_engine.service.telemetry import RATE_WINDOW_S, StepMetrics, TokenRate
@@ -126,6 +127,7 @@ class MlxThread:
             self._last_step_s = time.monotonic()
         self._commands.put(command)
 
+    @mlx_released()
     def _run(self) -> None:
         try:
             loaded = self._load_model()

@@ -22,6 +22,12 @@ export function defaultVersion(model: Model): ModelVersion | undefined {
   return model.versions.find((one) => one.version === model.defaultVersion) ?? model.versions.at(-1);
 }
 
+/** A format as SetOutputFormat takes it; empty leaves it to the chat template. */
+export function formatSetting(given: string): string {
+  const format = given.trim();
+  return format === 'auto' ? '' : format;
+}
+
 /** Whether replicas of it run or should run. */
 export function isLoaded(version: ModelVersion): boolean {
   return version.desiredReplicas > 0 || version.state === VersionState.UNLOADING;
