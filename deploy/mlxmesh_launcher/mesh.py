@@ -11,9 +11,9 @@ from mlxmesh_client import MeshClient
 from mlxmesh_launcher.announcement import announce, withdraw
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.command_lines import CommandLines
-from mlxmesh_launcher.crash_events import CrashEvents, service_message
 from mlxmesh_launcher.hosts.state import read_state
 from mlxmesh_launcher.initial_models import Report, load_initial_models
+from mlxmesh_launcher.launcher_events import LauncherEvents, service_message
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.options import MeshOptions
 from mlxmesh_launcher.periodic_tasks import (
@@ -83,10 +83,10 @@ class Mesh:
             stop_timeout_s=sum(self._stop_timeouts_s.values()) + STOP_MARGIN_S,
             lock=lock,
         )
+        self._events = LauncherEvents(registry)
         self.host = self._local_host()
         """This host's part in a mesh of several hosts; None for a mesh on one host."""
         self._periodic = PeriodicTasks()
-        self._crashes = CrashEvents(registry)
         self._starting = asyncio.Lock()
         self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
@@ -127,7 +127,7 @@ class Mesh:
             report(note)
         report("starting services")
         addresses = await self._until_serving(report)
-        self._crashes.start(self._certificates())
+        self._events.start(self._certificates())
         for child in self.children.values():
             child.keep_running()
         if "model" in self.children:
@@ -274,7 +274,7 @@ class Mesh:
         await asyncio.gather(*leaving, *self._leaving.values())
         if self.host is not None:
             await self.host.stop()
-        await self._crashes.stop()
+        await self._events.stop()
         await self._periodic.stop()
         self._record.release()
 
@@ -300,7 +300,8 @@ class Mesh:
         from mlxmesh_launcher.hosts.local_host import LocalHost
 
         agent_log = self._log_file("consul")
-        return LocalHost(state, self._settings.of_runtime, self._registry, agent_log)
+        settings, publish = self._settings.of_runtime, self._events.publish
+        return LocalHost(state, settings, self._registry, agent_log, publish=publish)
 
     def _log_file(self, name: str) -> LogFile:
         settings = self._settings.of_runtime
@@ -316,7 +317,7 @@ class Mesh:
             command=lambda: self._commands.of(name, takes_over=takes_over),
             log=self._log_file(name),
             forked=self._forked.pop(f"mlxmesh_{name}", None),
-            on_crash=self._crashes.publish,
+            on_crash=self._events.publish_crash,
         )
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from mlxmesh_launcher.authority import CONSUL, LIFETIME, Authority, key_hash
 from mlxmesh_launcher.hosts.attempts import FailedAttempts
 from mlxmesh_launcher.hosts.invitations import Invitations
+from mlxmesh_launcher.hosts.reports import HostReports
 from mlxmesh_launcher.hosts.state import HostState, Member, Members
 from mlxmesh_shared.errors import (
     IllegalState,
     InvalidArgument,
+    MeshError,
     NameInUse,
     PermissionDenied,
     Unauthenticated,
@@ -61,6 +63,7 @@ class Admission:
         invitations: Invitations,
         members: Members,
         tls_dir: Path,
+        reports: HostReports,
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -71,6 +74,7 @@ class Admission:
         self._invitations = invitations
         self._members = members
         self._tls_dir = tls_dir
+        self._reports = reports
         self._clock = clock
         self._failures = FailedAttempts(monotonic)
         self._version = own_version or version("mlxmesh")
@@ -82,6 +86,16 @@ class Admission:
         IllegalState, NameInUse, InvalidArgument.
         """
         self._failures.check(peer)
+        try:
+            member, admitted = self._admit(candidate, peer)
+        except MeshError as error:
+            self._reports.refused(candidate.name, peer, candidate.invitation_id, error)
+            raise
+        self._members.put(member)
+        self._reports.joined(member, candidate.invitation_id)
+        return Admitted(self._authority().certificate(), admitted, member.services)
+
+    def _admit(self, candidate: Candidate, peer: str) -> tuple[Member, dict[str, bytes]]:
         try:
             invitation = self._invitations.verify(candidate.invitation_id, candidate.secret)
         except Unauthenticated:
@@ -104,8 +118,7 @@ class Admission:
             key_hashes=(key_hash(admitted[RUNTIME]),),
             expires_s=joined_s + LIFETIME.total_seconds(),
         )
-        self._members.put(member)
-        return Admitted(self._authority().certificate(), admitted, invitation.services)
+        return member, admitted
 
     def renew(self, name: str, requests: Mapping[str, bytes], peer_certificate: bytes) -> Admitted:
         """New certificates for a host. Its runtime's certificate, PEM, shows which host asks.

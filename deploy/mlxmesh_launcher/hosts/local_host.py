@@ -10,11 +10,14 @@ from pathlib import Path
 
 from mlxmesh_launcher.authority import read_certificates
 from mlxmesh_launcher.hosts.agent import AgentProcess, until_registry_answers
+from mlxmesh_launcher.hosts.audit import AuditDelivery, AuditOutbox
 from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.joining import renew_certificates
-from mlxmesh_launcher.hosts.state import HostState
+from mlxmesh_launcher.hosts.reports import HostReports
+from mlxmesh_launcher.hosts.state import HostState, folder_of
 from mlxmesh_shared.consul.agent import ConsulAgent
 from mlxmesh_shared.errors import IllegalState, MeshError, RegistryUnavailable
+from mlxmesh_shared.events import Publish
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.settings import MeshSettings
@@ -30,7 +33,13 @@ class LocalHost:
     """Started before the services of this host, and stopped after them."""
 
     def __init__(
-        self, state: HostState, settings: MeshSettings, registry: Registry, agent_log: LogFile
+        self,
+        state: HostState,
+        settings: MeshSettings,
+        registry: Registry,
+        agent_log: LogFile,
+        *,
+        publish: Publish,
     ) -> None:
         """`settings` are those of this host's services. Raises: IllegalState."""
         if settings.tls_dir is None or settings.registry != "consul":
@@ -45,7 +54,8 @@ class LocalHost:
         self._agent: AgentProcess | None = None
         if state.consul:
             self._agent = AgentProcess(state, settings.data_dir, settings.tls_dir, agent_log)
-        self._renewing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._outbox = AuditOutbox(folder_of(settings.data_dir))
         self.first: FirstHost | None = None
         if state.is_first:
             self.first = FirstHost(
@@ -55,6 +65,7 @@ class LocalHost:
                 registry,
                 consul_prefix=settings.consul.prefix,
                 forget=self._forget,
+                reports=HostReports(publish, self._outbox),
             )
 
     @property
@@ -75,14 +86,17 @@ class LocalHost:
             )
         if self.first is not None:
             await self.first.start()
+            audit = AuditDelivery(self._outbox, self._registry, self._tls_dir)
+            self._tasks.append(asyncio.create_task(audit.run(), name="deliver-audit"))
         else:
-            self._renewing = asyncio.create_task(self._renew_when_due(), name="renew-certificates")
+            renewing = self._renew_when_due()
+            self._tasks.append(asyncio.create_task(renewing, name="renew-certificates"))
 
     async def stop(self) -> None:
         """Stops the agent last: it tells the other hosts that this one leaves."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.first is not None:
             await self.first.stop()
         if self._agent is not None:
