@@ -290,8 +290,13 @@ class Mesh:
         watch_directory(self._periodic, self._record, launcher)
         rotate_logs(self._periodic, [*map(self._log_file, (*SERVICES, "consul")), launcher])
         if self._makes_certificates:
-            reload = self.host.reload_certificates if self.host is not None else lambda: None
-            renew_certificates(self._periodic, data_dir / "tls", on_renewal=reload)
+            reload, lifetime_s = (lambda: None), 0.0
+            if self.host is not None:
+                reload = self.host.reload_certificates
+                lifetime_s = self.host.state.certificate_lifetime_s
+            renew_certificates(
+                self._periodic, data_dir / "tls", lifetime_s=lifetime_s, on_renewal=reload
+            )
 
     def _local_host(self) -> LocalHost | None:
         if (state := read_state(self._options.data_dir)) is None:

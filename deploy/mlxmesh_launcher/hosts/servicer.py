@@ -52,7 +52,7 @@ class HostControl(Protocol):
         """The hosts that joined, by name."""
         ...
 
-    async def remove(self, name: str, actor: str) -> None:
+    async def remove(self, name: str, actor: str, *, force: bool = False) -> None:
         """Raises: MeshError."""
         ...
 
@@ -94,7 +94,7 @@ class HostServicer(pb_grpc.HostServiceServicer):
     async def RemoveHost(
         self, request: pb.RemoveHostRequest, context: _Context
     ) -> pb.RemoveHostResponse:
-        await self._first().remove(request.name, _actor(context))
+        await self._first().remove(request.name, _actor(context), force=request.force)
         return pb.RemoveHostResponse()
 
     def _first(self) -> HostControl:

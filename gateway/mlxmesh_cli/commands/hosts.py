@@ -141,14 +141,16 @@ def revoke(
 @hosts.command("remove", epilog="Example: mlxmesh hosts remove mac-2")
 def remove(
     host: Annotated[str, typer.Argument(metavar="HOST", help="Name of the host.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while it runs, for example if it was stolen.")
+    ] = False,
     yes: Yes = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Remove a host that has stopped: its certificates are not renewed any more.
+    """Remove a host that has stopped: its certificates are recalled, and not renewed any more.
 
-    Those that it has stay valid until they expire; docs/hosts.md says how to shut a host out at
-    once.
+    Other hosts refuse its calls within 15 seconds; docs/hosts.md says what ends later.
     """
     directory = resolve_data_dir(data_dir)
     if not confirm(f"remove {host} from the mesh?", yes=yes):
@@ -158,7 +160,7 @@ def remove(
         from mlxmesh.control.v1 import hosts_pb2 as pb
 
         async with _first_host(directory) as stub:
-            await stub.RemoveHost(pb.RemoveHostRequest(name=host), timeout=TIMEOUT_S)
+            await stub.RemoveHost(pb.RemoveHostRequest(name=host, force=force), timeout=TIMEOUT_S)
 
     run(work())
     if json:

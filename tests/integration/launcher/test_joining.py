@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mlxmesh_launcher.hosts import joining
 from mlxmesh_launcher.hosts.audit import AuditDelivery, AuditOutbox
 from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.join_token import JoinToken, parse_token
+from mlxmesh_launcher.hosts.recalling import Recalled, write_recalled
 from mlxmesh_launcher.hosts.reports import HostReports
 from mlxmesh_launcher.hosts.state import HostState, folder_of, renewal_address_of
 from mlxmesh_launcher.servicer import control_server
@@ -44,6 +46,7 @@ from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
+from mlxmesh_shared.tls.recalled import FILE_NAME, RecalledCertificates, fingerprint
 from tests.fakes.registry import InMemoryRegistry
 from tests.integration.launcher.test_launcher_service import Processes
 
@@ -68,6 +71,7 @@ class First:
         state = HostState("a", "127.0.0.1", "a", consul="/x", gossip_key="key", join_port=port)
         ensure_certificates(data_dir / "tls")
         self.state = state
+        self.tls_dir = data_dir / "tls"
         self.registry = Instances()
         self.forgotten: list[str] = []
         self.events: list[Message] = []
@@ -297,6 +301,11 @@ async def test_illegal_requests_to_renew_name_the_field(first: First, tmp_path: 
                 with pytest.raises(InvalidArgument) as caught:
                     await stub.RenewCertificates(request, timeout=10)
                 assert caught.value.field == field, changes
+        for name in ("", "../b", "b" * 254):
+            asked = pb.ListRecalledCertificatesRequest(host_name=name)
+            with pytest.raises(InvalidArgument) as caught:
+                await stub.ListRecalledCertificates(asked, timeout=10)
+            assert caught.value.field == "host_name"
 
 
 async def test_the_operator_invites_lists_revokes_and_removes(first: First, tmp_path: Path) -> None:
@@ -344,6 +353,56 @@ async def test_a_mesh_on_one_host_says_how_to_begin_one_of_several() -> None:
         with pytest.raises(IllegalState, match="mlxmesh up --hosts"):
             await stub.CreateInvitation(pb.CreateInvitationRequest())
     await server.drain(grace_s=0, settle_s=0)
+
+
+async def removed(first: First, name: str, *, force: bool = False) -> frozenset[str]:
+    """Removes a host; the fingerprints that processes of the first host refuse from then on."""
+    await first.host.remove(name, OPERATOR, force=force)
+    return RecalledCertificates(first.tls_dir / FILE_NAME).current()
+
+
+async def test_the_certificates_of_a_host_that_was_removed_are_recalled(
+    first: First, tmp_path: Path
+) -> None:
+    stolen, other = tmp_path / "b", tmp_path / "c"
+    state = await first.join(stolen)
+    remaining = await first.join(other, name="c")
+    early = fingerprints(stolen)
+    source = CertificateSource(CertificateFiles.of_role(stolen, "runtime"))
+    await joining.renew_certificates(state, stolen, source)
+    first.registry.listed = [Instance("gateway", "g", "10.0.0.2:1", 1, {"host": "b"})]
+    with pytest.raises(IllegalState, match="--force"):
+        await first.host.remove("b", OPERATOR)
+
+    recalled = await removed(first, "b", force=True)
+
+    # Those before the renewal too: whoever copied them has them still.
+    assert recalled == early | fingerprints(stolen)
+    assert not recalled & (fingerprints(other) | fingerprints(first.tls_dir))
+    shown = CertificateSource(CertificateFiles.of_role(other, "runtime"))
+    assert set(await joining.recalled_certificates(remaining, shown)) == recalled
+    write_recalled(other, recalled)
+    assert RecalledCertificates(other / FILE_NAME).current() == recalled
+    gone = CertificateSource(CertificateFiles.of_role(stolen, "runtime"))
+    # The launcher's own server refuses it, once it has read the file again.
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await joining.recalled_certificates(state, gone)
+            except Unauthenticated:
+                break
+            except PermissionDenied:
+                await asyncio.sleep(0.1)
+    # A first host that starts again tells so again.
+    (first.tls_dir / FILE_NAME).unlink()
+    Recalled(folder_of(first.tls_dir.parent), first.tls_dir, time.time)
+    assert RecalledCertificates(first.tls_dir / FILE_NAME).current() == recalled
+
+
+def fingerprints(tls_dir: Path) -> set[str]:
+    """Of all certificates in a directory but the authority's."""
+    found = read_certificates(tls_dir)
+    return {fingerprint(each.path.read_bytes()) for each in found if each.role != "ca"}
 
 
 class Recording(PolicyServiceServicer):
