@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import math
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -27,8 +28,8 @@ from mlxmesh_shared.tls.identity import ROLES, SERVER_ROLES, server_name, spiffe
 
 CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)
-RENEW_WITH_LEFT = LIFETIME / 3
-"""A certificate with less than this left is due for renewal."""
+_DUE_WITH_LEFT = 1 / 3
+"""A certificate with less than this part of a lifetime left is due for renewal."""
 # Clocks of hosts differ, and one may be set back, as by daylight saving time taken for UTC: a peer
 # whose certificate is not valid yet is refused.
 _BACKDATED = timedelta(days=1)
@@ -48,18 +49,23 @@ class IssuedCertificate:
     hosts: tuple[str, ...]
     """Names and addresses under which its server may be reached."""
     expires: datetime
+    lifetime: timedelta
+    """For how long it was issued."""
 
-    def is_due(self, now: datetime) -> bool:
-        """Whether it should be renewed."""
-        return self.expires - now < RENEW_WITH_LEFT
+    def due(self, lifetime: timedelta) -> datetime:
+        """When it should be renewed where certificates are issued for this lifetime."""
+        return self.expires - lifetime * _DUE_WITH_LEFT
 
 
 class Authority:
     """Issues certificates from a directory's `ca.key`."""
 
-    def __init__(self, tls_dir: Path) -> None:
-        """Raises: IllegalState when the directory holds no authority."""
+    def __init__(self, tls_dir: Path, lifetime: timedelta = LIFETIME) -> None:
+        """`lifetime` is that of new certificates. Raises: IllegalState when the directory holds no
+        authority.
+        """
         self._dir = tls_dir
+        self._lifetime = lifetime
         try:
             self._certificate = x509.load_pem_x509_certificate((tls_dir / "ca.crt").read_bytes())
             key = serialization.load_pem_private_key((tls_dir / "ca.key").read_bytes(), None)
@@ -72,7 +78,7 @@ class Authority:
         self._key = key
 
     @classmethod
-    def create(cls, tls_dir: Path) -> Authority:
+    def create(cls, tls_dir: Path, lifetime: timedelta = LIFETIME) -> Authority:
         """A new authority. Raises: IllegalState when the directory has one."""
         if (tls_dir / "ca.crt").exists():
             raise IllegalState(
@@ -86,10 +92,10 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
         builder = builder.add_extension(_usage(signs_certificates=True), True)
         _write_pair(tls_dir / "ca", builder.sign(key, hashes.SHA256()), key)
-        return cls(tls_dir)
+        return cls(tls_dir, lifetime)
 
     def issue(
-        self, role: str, *, hosts: Iterable[str] = (), lifetime: timedelta = LIFETIME
+        self, role: str, *, hosts: Iterable[str] = (), lifetime: timedelta | None = None
     ) -> IssuedCertificate:
         """Writes a new certificate and key of a role (or of CONSUL), in place of those it had.
 
@@ -98,13 +104,12 @@ class Authority:
         """
         key = ec.generate_private_key(ec.SECP256R1())
         names = (socket.gethostname(), *hosts)
+        lifetime = self._lifetime if lifetime is None else lifetime
         certificate = self._certificate_of(role, key.public_key(), names, lifetime)
         _write_pair(self._dir / role, certificate, key)
         return read_certificate(self._dir / f"{role}.crt")
 
-    def sign(
-        self, role: str, csr: bytes, *, hosts: Iterable[str], lifetime: timedelta = LIFETIME
-    ) -> bytes:
+    def sign(self, role: str, csr: bytes, *, hosts: Iterable[str]) -> bytes:
         """The PEM certificate of a role for the key of another host's DER request.
 
         Nothing else of the request is used: a server's certificate is good for the loopback
@@ -120,7 +125,7 @@ class Authority:
             raise InvalidArgument("must be signed by its own EC key", field="csr")
         if not isinstance(key.curve, ec.SECP256R1):
             raise InvalidArgument("must have a key on P-256", field="csr")
-        certificate = self._certificate_of(role, key, hosts, lifetime)
+        certificate = self._certificate_of(role, key, hosts, self._lifetime)
         return certificate.public_bytes(serialization.Encoding.PEM)
 
     def certificate(self) -> bytes:
@@ -139,7 +144,7 @@ class Authority:
         return [
             self.issue(role, hosts=had[role].hosts if role in had else ())
             for role in roles
-            if role not in had or not only_due or had[role].is_due(now)
+            if role not in had or not only_due or had[role].due(self._lifetime) < now
         ]
 
     def _certificate_of(
@@ -175,12 +180,13 @@ class Authority:
         yield x509.BasicConstraints(ca=False, path_length=None)
 
 
-def ensure_certificates(tls_dir: Path) -> list[IssuedCertificate]:
+def ensure_certificates(tls_dir: Path, lifetime: timedelta = LIFETIME) -> list[IssuedCertificate]:
     """Makes what a whole mesh needs: the authority, and what is missing or due of every role, and
     of Consul agents where they have a certificate.
     """
     exists = (tls_dir / "ca.crt").exists()
-    authority = Authority(tls_dir) if exists else Authority.create(tls_dir)
+    make = Authority if exists else Authority.create
+    authority = make(tls_dir, lifetime)
     return authority.renew(authority.issued(), only_due=True)
 
 
@@ -255,7 +261,23 @@ def read_certificate(path: Path) -> IssuedCertificate:
         role=path.stem,
         hosts=tuple(_hosts(certificate)),
         expires=certificate.not_valid_after_utc,
+        lifetime=certificate.not_valid_after_utc - certificate.not_valid_before_utc - _BACKDATED,
     )
+
+
+def until_due_s(tls_dir: Path, lifetime: timedelta | None = None) -> float:
+    """In how many seconds the first certificate of a directory is due, negative if it is already;
+    the authority's cannot be renewed. Without a lifetime, each has its own.
+
+    Raises: OSError, IllegalState for one that cannot be read.
+    """
+    now = datetime.now(UTC)
+    due = [
+        each.due(each.lifetime if lifetime is None else lifetime)
+        for each in read_certificates(tls_dir)
+        if each.role != "ca"
+    ]
+    return min(((each - now).total_seconds() for each in due), default=math.inf)
 
 
 def _hosts(certificate: x509.Certificate) -> Iterator[str]:

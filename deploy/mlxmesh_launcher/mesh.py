@@ -11,9 +11,9 @@ from mlxmesh_client import MeshClient
 from mlxmesh_launcher.announcement import announce, withdraw
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.command_lines import CommandLines
-from mlxmesh_launcher.crash_events import CrashEvents, service_message
 from mlxmesh_launcher.hosts.state import read_state
 from mlxmesh_launcher.initial_models import Report, load_initial_models
+from mlxmesh_launcher.launcher_events import LauncherEvents, service_message
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.options import MeshOptions
 from mlxmesh_launcher.periodic_tasks import (
@@ -88,10 +88,10 @@ class Mesh:
             stop_timeout_s=sum(self._stop_timeouts_s.values()) + STOP_MARGIN_S,
             lock=lock,
         )
+        self._events = LauncherEvents(registry)
         self.host = self._local_host()
         """This host's part in a mesh of several hosts; None for a mesh on one host."""
         self._periodic = PeriodicTasks()
-        self._crashes = CrashEvents(registry)
         self._starting = asyncio.Lock()
         self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
@@ -132,7 +132,7 @@ class Mesh:
             report(note)
         report("starting services")
         addresses = await self._until_serving(report)
-        self._crashes.start(self._certificates())
+        self._events.start(self._certificates())
         for child in self.children.values():
             child.keep_running()
         if "model" in self.children:
@@ -280,7 +280,7 @@ class Mesh:
         await asyncio.gather(*leaving, *self._leaving.values())
         if self.host is not None:
             await self.host.stop()
-        await self._crashes.stop()
+        await self._events.stop()
         await self._periodic.stop()
         self._record.release()
 
@@ -296,8 +296,13 @@ class Mesh:
         watch_directory(self._periodic, self._record, launcher)
         rotate_logs(self._periodic, [*map(self._log_file, (*SERVICES, "consul")), launcher])
         if self._makes_certificates:
-            reload = self.host.reload_certificates if self.host is not None else lambda: None
-            renew_certificates(self._periodic, data_dir / "tls", on_renewal=reload)
+            reload, lifetime_s = (lambda: None), 0.0
+            if self.host is not None:
+                reload = self.host.reload_certificates
+                lifetime_s = self.host.state.certificate_lifetime_s
+            renew_certificates(
+                self._periodic, data_dir / "tls", lifetime_s=lifetime_s, on_renewal=reload
+            )
 
     def _local_host(self) -> LocalHost | None:
         if (state := read_state(self._options.data_dir)) is None:
@@ -306,7 +311,8 @@ class Mesh:
         from mlxmesh_launcher.hosts.local_host import LocalHost
 
         agent_log = self._log_file("consul")
-        return LocalHost(state, self._settings.of_runtime, self._registry, agent_log)
+        settings, publish = self._settings.of_runtime, self._events.publish
+        return LocalHost(state, settings, self._registry, agent_log, publish=publish)
 
     def _log_file(self, name: str) -> LogFile:
         settings = self._settings.of_runtime
@@ -322,7 +328,7 @@ class Mesh:
             command=lambda: self._commands.of(name, takes_over=takes_over),
             log=self._log_file(name),
             forked=self._forked.pop(f"mlxmesh_{name}", None),
-            on_crash=self._crashes.publish,
+            on_crash=self._events.publish_crash,
         )
 
 

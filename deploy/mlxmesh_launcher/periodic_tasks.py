@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 
 from mlxmesh_launcher.record import RecordFile
@@ -26,10 +27,18 @@ class PeriodicTasks:
         self._tasks: list[asyncio.Task[None]] = []
 
     def every(
-        self, interval_s: float, what: str, work: Callable[[], object], *, retry_s: float = 0
+        self,
+        interval_s: float | Callable[[], float],
+        what: str,
+        work: Callable[[], object],
+        *,
+        retry_s: float = 0,
     ) -> None:
-        """Runs `work` on a thread every `interval_s`; after a failure, in `retry_s` if given."""
-        task = _repeat(interval_s, what, work, retry_s or interval_s)
+        """Runs `work` on a thread every `interval_s`; after a failure, in `retry_s` if given.
+
+        An interval may be asked for each time.
+        """
+        task = _repeat(interval_s, what, work, retry_s)
         self._tasks.append(asyncio.create_task(task, name=what))
 
     async def stop(self) -> None:
@@ -39,11 +48,14 @@ class PeriodicTasks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def _repeat(interval_s: float, what: str, work: Callable[[], object], retry_s: float) -> None:
+async def _repeat(
+    interval_s: float | Callable[[], float], what: str, work: Callable[[], object], retry_s: float
+) -> None:
     """Logs a failure when it begins, when its reason changes, and when it is over."""
     failure = ""
     while True:
-        await asyncio.sleep(retry_s if failure else interval_s)
+        pause_s = interval_s() if callable(interval_s) else interval_s
+        await asyncio.sleep(retry_s if failure and retry_s else pause_s)
         try:
             await asyncio.to_thread(work)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may succeed
@@ -56,31 +68,48 @@ async def _repeat(interval_s: float, what: str, work: Callable[[], object], retr
 
 
 def renew_certificates(
-    tasks: PeriodicTasks, tls_dir: Path, *, on_renewal: Callable[[], None] = lambda: None
+    tasks: PeriodicTasks,
+    tls_dir: Path,
+    *,
+    lifetime_s: float = 0,
+    on_renewal: Callable[[], None] = lambda: None,
 ) -> None:
     """Creates missing certificates now and renews them when due; processes reload them.
 
-    `on_renewal` is called on a thread after some were renewed.
+    `on_renewal` is called on a thread after some were renewed. A lifetime of 0 is the default.
     Raises: IllegalState when they cannot be written.
     """
     # Only a mesh with TLS needs the library behind it.
-    from mlxmesh_launcher.authority import ensure_certificates
+    from mlxmesh_launcher.authority import LIFETIME, ensure_certificates, until_due_s
 
+    lifetime = timedelta(seconds=lifetime_s) or LIFETIME
     try:
-        ensure_certificates(tls_dir)
+        ensure_certificates(tls_dir, lifetime)
     except OSError as error:
         raise IllegalState(f"cannot make certificates in {tls_dir}: {error.strerror}") from None
 
     def renew() -> None:
-        if ensure_certificates(tls_dir):
+        if ensure_certificates(tls_dir, lifetime):
             on_renewal()
 
-    tasks.every(
-        RENEWAL_CHECK_INTERVAL_S,
-        "renewing certificates",
-        renew,
-        retry_s=RENEWAL_RETRY_S,
-    )
+    def interval_s() -> float:
+        try:
+            return renewal_pause_s(until_due_s(tls_dir, lifetime))
+        except (OSError, IllegalState):
+            return RENEWAL_RETRY_S  # `renew` says what is wrong
+
+    retry_s = renewal_retry_s(lifetime.total_seconds())
+    tasks.every(interval_s, "renewing certificates", renew, retry_s=retry_s)
+
+
+def renewal_pause_s(until_due_s: float) -> float:
+    """How long to wait before certificates are looked at again."""
+    return min(max(until_due_s, 1.0), RENEWAL_CHECK_INTERVAL_S)
+
+
+def renewal_retry_s(lifetime_s: float) -> float:
+    """How long to wait after a renewal that failed."""
+    return max(1.0, min(lifetime_s / 20, RENEWAL_RETRY_S))
 
 
 def rotate_logs(tasks: PeriodicTasks, logs: Iterable[LogFile]) -> None:

@@ -1,4 +1,7 @@
-"""Streams read on one host: python -m tests.hosts.streams GATEWAY TLS_DIR STREAMS TOKENS.
+"""Streams read on one host: python -m tests.hosts.streams GATEWAY TLS_DIR STREAMS TOKENS
+[SECONDS [ADAPTER]].
+
+With SECONDS, each is followed by others until so many have passed.
 
 Prints a line when all have begun, and then one with what became of each, as JSON.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,18 @@ PROMPT = "Once upon a time"
 BEGUN_TOKENS = 20
 
 
-async def read(client: MeshClient, max_tokens: int, begun: asyncio.Event) -> dict[str, Any]:
+async def read(
+    client: MeshClient, max_tokens: int, begun: asyncio.Event, adapter: str = ""
+) -> dict[str, Any]:
     tokens: list[int] = []
     resumptions, engine = 0, ""
     events = client.generate(
-        "pocket", prompt=PROMPT, max_tokens=max_tokens, ignore_eos=True, timeout_s=120
+        "pocket",
+        prompt=PROMPT,
+        max_tokens=max_tokens,
+        ignore_eos=True,
+        timeout_s=120,
+        adapter=adapter,
     )
     try:
         async for event in events:
@@ -39,15 +50,36 @@ async def read(client: MeshClient, max_tokens: int, begun: asyncio.Event) -> dic
     return {"tokens": tokens, "resumptions": resumptions, "engine": engine}
 
 
-async def main(address: str, tls_dir: str, streams: str, max_tokens: str) -> None:
+async def read_for(
+    client: MeshClient, max_tokens: int, begun: asyncio.Event, seconds: float, adapter: str
+) -> list[dict[str, Any]]:
+    until_s = time.monotonic() + seconds
+    outcomes = [await read(client, max_tokens, begun, adapter)]
+    while time.monotonic() < until_s:
+        outcomes.append(await read(client, max_tokens, begun, adapter))
+    return outcomes
+
+
+async def main(
+    address: str,
+    tls_dir: str,
+    streams: str,
+    max_tokens: str,
+    seconds: str = "0",
+    adapter: str = "",
+) -> None:
     tls = CertificateFiles.of_role(Path(tls_dir), "client")
     async with MeshClient(address, tls=tls, attempts=1) as client:
         events = [asyncio.Event() for _ in range(int(streams))]
-        reading = [asyncio.create_task(read(client, int(max_tokens), begun)) for begun in events]
+        reading = [
+            asyncio.create_task(read_for(client, int(max_tokens), begun, float(seconds), adapter))
+            for begun in events
+        ]
         for begun in events:
             await begun.wait()
         print("begun", flush=True)
-        print(json.dumps(await asyncio.gather(*reading)), flush=True)
+        found = await asyncio.gather(*reading)
+        print(json.dumps([outcome for outcomes in found for outcome in outcomes]), flush=True)
 
 
 if __name__ == "__main__":

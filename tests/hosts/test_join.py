@@ -7,109 +7,18 @@ import json
 import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxmesh_launcher.authority import write_self_signed
 from mlxmesh_launcher.hosts.join_token import parse_token
+from tests.fakes.lora_adapters import random_layers, write_mlx_lm
+from tests.hosts.joined_hosts import CHECKS, STREAMS, TOKENS, JoinedHosts, JoinHost
 from tests.hosts.network import Host, Network
-from tests.hosts.setup import consul_binary, until
+from tests.hosts.setup import until
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
-
-STREAMS = 4
-TOKENS = 200
-SERVICES = ("gateway", "generation", "runtime")
-START_TIMEOUT_S = 240
-
-
-@dataclass(frozen=True)
-class JoinHost:
-    """A host whose user has one data directory, as MLXMESH_DATA_DIR says."""
-
-    host: Host
-    folder: Path
-
-    @property
-    def data_dir(self) -> Path:
-        return self.folder / "data"
-
-    def run(self, line: str) -> str:
-        """The output of `mlxmesh ...`, typed as a line; it must succeed."""
-        done = self.attempt(line)
-        assert done[0] == 0, f"{line}: {done[1]}\n{self.logs()[-4000:]}"
-        return done[2]
-
-    def refused(self, line: str) -> str:
-        """The error of a command that must fail."""
-        code, error, output = self.attempt(line)
-        assert code == 1, f"{line}: {code} {output} {error}"
-        return error
-
-    def attempt(self, line: str) -> tuple[int, str, str]:
-        program, *words = line.split()
-        assert program == "mlxmesh"
-        env = {
-            "MLXMESH_DATA_DIR": str(self.data_dir),
-            "CONSUL_BIN": consul_binary(),
-            # With the default of 2 s, a busy machine answers a check too late.
-            "MLXMESH_CONSUL_CHECK_INTERVAL_S": "8",
-            # These hosts have one disk; models have to travel as between others.
-            "MLXMESH_RUNTIME_SHARED_PATHS": "false",
-        }
-        done = self.host.run(
-            *(sys.executable, "-m", "mlxmesh_cli", *words), env=env, timeout_s=START_TIMEOUT_S
-        )
-        return done.returncode, done.stderr, done.stdout
-
-    def hosts(self) -> dict[str, dict[str, Any]]:
-        """What `mlxmesh hosts` shows, by host."""
-        code, _, output = self.attempt("mlxmesh hosts --json")
-        return {row["host"]: row for row in json.loads(output)["hosts"]} if code == 0 else {}
-
-    def logs(self) -> str:
-        files = sorted((self.data_dir / "logs").glob("*.log"))
-        return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in files)
-
-    def streams(self, log: Path) -> list[dict[str, Any]]:
-        """The outcomes of streams that are read here, through this host's own gateway."""
-        gateway = f"{self.host.address}:50051"
-        words = ("tests.hosts.streams", gateway, self.data_dir / "tls", str(STREAMS), str(TOKENS))
-        process = self.host.start(sys.executable, "-m", *words, log=log)
-        assert process.wait(150) == 0, log.read_text()
-        return json.loads(log.read_text().splitlines()[-1])
-
-
-class JoinedHosts:
-    """Host `a` is the first one, `b` has joined."""
-
-    def __init__(self, network: Network, folder: Path) -> None:
-        self.network = network
-        self.folder = folder
-        self.a, self.b = (JoinHost(network[name], folder / name) for name in "ab")
-        self.command_for_b = ""
-
-    @property
-    def token(self) -> str:
-        return self.command_for_b.rpartition(" ")[2]
-
-    def engines_of(self, name: str) -> list[str]:
-        """The engines on a host, by the names of their logs."""
-        host = self.a if name == "a" else self.b
-        return [path.stem for path in (host.data_dir / "logs").glob("pocket-v*.log")]
-
-    def load_on_both(self) -> None:
-        """Has an engine on each host, if it was not so before."""
-        self.a.run("mlxmesh load pocket --replicas 2")
-        until(lambda: self.b_serves("engine"))
-
-    def b_serves(self, *more: str) -> bool:
-        """Whether host a lists the services of host b; what fails its check is not listed."""
-        b = self.a.hosts().get("b", {"services": {}})
-        return {*SERVICES, *more} <= set(b["services"])
 
 
 @contextlib.contextmanager
@@ -177,28 +86,36 @@ def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: 
     assert len({tuple(outcome["tokens"]) for outcome in outcomes}) == 1
 
 
+def test_an_adapter_travels_to_host_b(mesh: JoinedHosts, tmp_path: Path) -> None:
+    shapes = {f"model.layers.{layer}.self_attn.q_proj": (160, 160) for layer in range(4)}
+    layers = random_layers(shapes, rank=4, seed=1, size=0.5)
+    source = write_mlx_lm(mesh.a.folder / "french", layers, scale=2.0, config={"num_layers": 4})
+    added = json.loads(mesh.a.run(f"mlxmesh adapters add french {source} --model pocket --json"))
+    mesh.load_on_both()
+    base, adapted = (mesh.a.streams(tmp_path / f"log{name}", name) for name in ("", "french"))
+    for outcomes in (base, adapted):
+        used = {outcome["engine"] for outcome in outcomes}
+        for name in "ab":
+            assert used & set(mesh.engines_of(name)), (name, used)
+    # Both engines answer alike, and not as without it.
+    [unlike] = {tuple(outcome["tokens"]) for outcome in base}
+    [alike] = {tuple(outcome["tokens"]) for outcome in adapted}
+    assert alike != unlike
+    fetched = mesh.b.data_dir / "fetched" / added["digest"]
+    assert (fetched / "adapters.safetensors").is_file()
+    assert not (mesh.a.data_dir / "fetched" / added["digest"]).exists()
+
+
 def test_the_agents_reach_every_process_the_launchers_too(mesh: JoinedHosts) -> None:
     def all_pass() -> bool:
         for host in (mesh.a, mesh.b):
-            done = host.host.run(sys.executable, "-c", CHECKS, host.data_dir / "tls")
-            found = json.loads(done.stdout)
+            found = host.agent_checks()
             assert {"mlxmesh-launcher", "mlxmesh-runtime"} <= {name for name, _ in found}
             if not all("success" in output for _, output in found):
                 return False
         return True
 
     until(all_pass)
-
-
-CHECKS = """
-import json, ssl, sys, urllib.request
-context = ssl.create_default_context(cafile=sys.argv[1] + "/ca.crt")
-context.load_cert_chain(sys.argv[1] + "/consul.crt", sys.argv[1] + "/consul.key")
-address = "https://127.0.0.1:8501/v1/agent/checks"
-with urllib.request.urlopen(address, context=context) as answer:
-    checks = json.load(answer).values()
-print(json.dumps([[check["ServiceName"], check["Output"]] for check in checks]))
-"""
 
 
 def test_nobody_uses_an_agent_without_a_certificate_of_the_mesh(mesh: JoinedHosts) -> None:

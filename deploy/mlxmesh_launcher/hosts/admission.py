@@ -6,21 +6,24 @@ import ipaddress
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from mlxmesh_launcher.authority import CONSUL, LIFETIME, Authority, key_hash
+from mlxmesh_launcher.authority import CONSUL, Authority, key_hash
 from mlxmesh_launcher.hosts.attempts import FailedAttempts
 from mlxmesh_launcher.hosts.invitations import Invitations
+from mlxmesh_launcher.hosts.reports import HostReports
 from mlxmesh_launcher.hosts.state import HostState, Member, Members
 from mlxmesh_shared.errors import (
     IllegalState,
     InvalidArgument,
+    MeshError,
     NameInUse,
     PermissionDenied,
     Unauthenticated,
 )
+from mlxmesh_shared.tls.recalled import fingerprint
 
 MAX_CLOCK_DIFFERENCE_S = 300.0
 RUNTIME = "runtime"
@@ -61,6 +64,7 @@ class Admission:
         invitations: Invitations,
         members: Members,
         tls_dir: Path,
+        reports: HostReports,
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -71,6 +75,7 @@ class Admission:
         self._invitations = invitations
         self._members = members
         self._tls_dir = tls_dir
+        self._reports = reports
         self._clock = clock
         self._failures = FailedAttempts(monotonic)
         self._version = own_version or version("mlxmesh")
@@ -82,6 +87,16 @@ class Admission:
         IllegalState, NameInUse, InvalidArgument.
         """
         self._failures.check(peer)
+        try:
+            member, admitted = self._admit(candidate, peer)
+        except MeshError as error:
+            self._reports.refused(candidate.name, peer, candidate.invitation_id, error)
+            raise
+        self._members.put(member)
+        self._reports.joined(member, candidate.invitation_id)
+        return Admitted(self._authority().certificate(), admitted, member.services)
+
+    def _admit(self, candidate: Candidate, peer: str) -> tuple[Member, dict[str, bytes]]:
         try:
             invitation = self._invitations.verify(candidate.invitation_id, candidate.secret)
         except Unauthenticated:
@@ -102,31 +117,45 @@ class Admission:
             services=invitation.services,
             joined_s=joined_s,
             key_hashes=(key_hash(admitted[RUNTIME]),),
-            expires_s=joined_s + LIFETIME.total_seconds(),
+            expires_s=joined_s + self._state.certificate_lifetime_s,
+            issued=self._issued(admitted),
         )
-        self._members.put(member)
-        return Admitted(self._authority().certificate(), admitted, invitation.services)
+        return member, admitted
 
     def renew(self, name: str, requests: Mapping[str, bytes], peer_certificate: bytes) -> Admitted:
         """New certificates for a host. Its runtime's certificate, PEM, shows which host asks.
 
         Raises: PermissionDenied, InvalidArgument.
         """
+        member = self.member(name, peer_certificate)
+        shown = key_hash(peer_certificate)
+        roles = roles_of(member.services, runs_agent=bool(self._state.consul))
+        signed = self._sign(roles, requests, name, member.address)
+        expires_s = self._clock() + self._state.certificate_lifetime_s
+        key_hashes = (shown, key_hash(signed[RUNTIME]))
+        valid = {each: at_s for each, at_s in member.issued.items() if at_s > self._clock()}
+        issued = {**valid, **self._issued(signed)}
+        self._members.put(
+            replace(member, key_hashes=key_hashes, expires_s=expires_s, issued=issued)
+        )
+        return Admitted(self._authority().certificate(), signed, member.services)
+
+    def member(self, name: str, peer_certificate: bytes) -> Member:
+        """The host that asks, as its runtime's certificate shows. Raises: PermissionDenied."""
         member = self._members.get(name)
         if member is None:
             raise PermissionDenied(
                 f"host {name} is not in this mesh, or was removed; let it join with a token of"
                 " `mlxmesh hosts invite`"
             )
-        shown = key_hash(peer_certificate)
-        if shown not in member.key_hashes:
+        if key_hash(peer_certificate) not in member.key_hashes:
             raise PermissionDenied(f"this certificate is not that of host {name}")
-        roles = roles_of(member.services, runs_agent=bool(self._state.consul))
-        signed = self._sign(roles, requests, name, member.address)
-        expires_s = self._clock() + LIFETIME.total_seconds()
-        key_hashes = (shown, key_hash(signed[RUNTIME]))
-        self._members.put(replace(member, key_hashes=key_hashes, expires_s=expires_s))
-        return Admitted(self._authority().certificate(), signed, member.services)
+        return member
+
+    def _issued(self, certificates: Mapping[str, bytes]) -> dict[str, float]:
+        # A little longer than they are valid: the clock goes on while they are signed.
+        expires_s = self._clock() + self._state.certificate_lifetime_s + MAX_CLOCK_DIFFERENCE_S
+        return {fingerprint(each): expires_s for each in certificates.values()}
 
     def _check_version(self, other: str) -> None:
         if _compatible(other) != _compatible(self._version):
@@ -173,7 +202,7 @@ class Admission:
         return {role: authority.sign(role, requests[role], hosts=hosts) for role in roles}
 
     def _authority(self) -> Authority:
-        return Authority(self._tls_dir)
+        return Authority(self._tls_dir, timedelta(seconds=self._state.certificate_lifetime_s))
 
 
 def roles_of(services: Sequence[str], *, runs_agent: bool) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from mlxmesh_launcher.hosts.admission import Admission
 from mlxmesh_launcher.hosts.invitations import DEFAULT_LIFETIME_S, Invitation, Invitations
 from mlxmesh_launcher.hosts.join_servicers import join_server, renewal_server
 from mlxmesh_launcher.hosts.join_token import JoinToken
+from mlxmesh_launcher.hosts.recalling import Recalled
+from mlxmesh_launcher.hosts.reports import HostReports
 from mlxmesh_launcher.hosts.state import (
     DEFAULT_SERVICES,
     HostState,
@@ -53,6 +55,7 @@ class FirstHost:
         *,
         consul_prefix: str,
         forget: Forget,
+        reports: HostReports,
     ) -> None:
         """Raises: IllegalState when what was stored cannot be read."""
         self._state = state
@@ -61,9 +64,11 @@ class FirstHost:
         self._registry = registry
         self._prefix = consul_prefix
         self._forget = forget
+        self._reports = reports
         self._invitations = Invitations(folder_of(data_dir), time.time)
         self._members = Members(data_dir)
-        self._admission = Admission(state, self._invitations, self._members, tls_dir)
+        self._recalled = Recalled(folder_of(data_dir), tls_dir, time.time)
+        self._admission = Admission(state, self._invitations, self._members, tls_dir, reports)
         self._renewal: MeshServer | None = None
         self._join: MeshServer | None = None
         self._changing = asyncio.Lock()
@@ -83,7 +88,10 @@ class FirstHost:
         """Serves renewals, and hosts that join while invitations are open. Raises: IllegalState."""
         runtime = CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
         self._renewal = renewal_server(
-            self._admission, listen=self.renewal_address, tls=ServerTls(runtime)
+            self._admission,
+            self._recalled.current,
+            listen=self.renewal_address,
+            tls=ServerTls(runtime),
         )
         await self._renewal.start()
         await self._renewal.set_serving()
@@ -98,13 +106,16 @@ class FirstHost:
         self._join = self._renewal = None
         await asyncio.gather(*(server.drain(CLOSE_GRACE_S, settle_s=0) for server in servers))
 
-    async def invite(self, services: Sequence[str], lifetime_s: float) -> tuple[Invitation, str]:
+    async def invite(
+        self, services: Sequence[str], lifetime_s: float, actor: str
+    ) -> tuple[Invitation, str]:
         """A new invitation and its token; returns once hosts can join. Raises: MeshError."""
         chosen = tuple(dict.fromkeys(services)) or DEFAULT_SERVICES
         if "runtime" not in chosen:
             raise InvalidArgument("must include runtime, which runs the engines", field="services")
         await self._open()
         invitation, secret = self._invitations.create(chosen, lifetime_s or DEFAULT_LIFETIME_S)
+        self._reports.invited(invitation, actor)
         token = JoinToken(invitation.id, secret, fingerprint_of(self._join_files.ca))
         return invitation, token.encode()
 
@@ -120,13 +131,21 @@ class FirstHost:
         """The hosts that joined, by name."""
         return self._members.all()
 
-    async def remove(self, name: str) -> None:
-        """Removes a host that has stopped.
+    async def remove(self, name: str, actor: str, *, force: bool = False) -> None:
+        """Removes a host that has stopped, or one that is forced out.
 
         Raises: NotFound, IllegalState; RegistryUnavailable when nobody knows whether it has.
         """
-        if self._members.get(name) is None:
+        if (member := self._members.get(name)) is None:
             raise NotFound(f"no host named {name} joined this mesh; `mlxmesh hosts` lists them")
+        if not force:
+            await self._check_stopped(name)
+        self._recalled.add(member.issued)
+        self._members.remove(name)
+        self._reports.removed(member, actor)
+        await self._forget(name)
+
+    async def _check_stopped(self, name: str) -> None:
         found = await asyncio.gather(
             *(self._registry.resolve(each) for each in SETTINGS if each != "mesh")
         )
@@ -135,10 +154,8 @@ class FirstHost:
             running = ", ".join(sorted({one.service for one in here}))
             raise IllegalState(
                 f"host {name} still runs {running}; stop it with `mlxmesh down` there, then remove"
-                " it"
+                " it, or add --force if nobody can"
             )
-        self._members.remove(name)
-        await self._forget(name)
 
     def described(self) -> tuple[HostState, str]:
         """What a host that joins has to know: this host's part, and the prefix in Consul."""

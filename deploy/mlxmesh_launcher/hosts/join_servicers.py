@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from grpc import aio
@@ -16,6 +18,8 @@ from mlxmesh_shared.errors import InvalidArgument, PermissionDenied
 from mlxmesh_shared.rpc.caller import peer_host
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.tls import ServerTls
+
+_log = logging.getLogger(__name__)
 
 # A peer needs no certificate here, so it gets little memory and few connections.
 _SMALL = ServerOptions(
@@ -62,20 +66,28 @@ class JoinServicer(pb_grpc.JoinServiceServicer):
 class RenewalServicer(pb_grpc.RenewalServiceServicer):
     """Renews certificates of hosts that joined."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, recalled: Callable[[], Sequence[str]]) -> None:
+        """recalled: the fingerprints of recalled certificates."""
         self._admission = admission
+        self._recalled = recalled
 
     async def RenewCertificates(
         self, request: pb.RenewCertificatesRequest, context: aio.ServicerContext[Any, Any]
     ) -> pb.RenewCertificatesResponse:
-        [shown] = context.auth_context().get("x509_pem_cert", [b""])
-        if not shown:
-            raise PermissionDenied("renewal needs the certificate of the host's runtime")
         requests = _requests(request.certificate_requests)
-        admitted = self._admission.renew(request.host_name, requests, shown)
+        admitted = self._admission.renew(request.host_name, requests, _shown(context))
+        _log.info("renewed the certificates of host %s", request.host_name)
         return pb.RenewCertificatesResponse(
             ca_certificate=admitted.ca, certificates=_certificates(admitted)
         )
+
+    async def ListRecalledCertificates(
+        self,
+        request: pb.ListRecalledCertificatesRequest,
+        context: aio.ServicerContext[Any, Any],
+    ) -> pb.ListRecalledCertificatesResponse:
+        self._admission.member(request.host_name, _shown(context))
+        return pb.ListRecalledCertificatesResponse(fingerprints=self._recalled())
 
 
 def join_server(
@@ -95,17 +107,33 @@ def join_server(
     )
 
 
-def renewal_server(admission: Admission, *, listen: str, tls: ServerTls) -> MeshServer:
+def renewal_server(
+    admission: Admission,
+    recalled: Callable[[], Sequence[str]],
+    *,
+    listen: str,
+    tls: ServerTls,
+) -> MeshServer:
     """The server of RenewalService."""
+    servicer = RenewalServicer(admission, recalled)
     return MeshServer(
         listen=listen,
-        services=[(pb_grpc.add_RenewalServiceServicer_to_server, RenewalServicer(admission))],
+        services=[(pb_grpc.add_RenewalServiceServicer_to_server, servicer)],
         service_names=[pb.DESCRIPTOR.services_by_name["RenewalService"].full_name],
-        options=_SMALL,
+        # Each host asks every few seconds what was recalled.
+        options=replace(_SMALL, log_successes=False),
         name="launcher",
         tls=tls,
         leaving=asyncio.Event(),
     )
+
+
+def _shown(context: aio.ServicerContext[Any, Any]) -> bytes:
+    """The certificate that the caller showed, PEM. Raises: PermissionDenied without one."""
+    [shown] = context.auth_context().get("x509_pem_cert", [b""])
+    if not shown:
+        raise PermissionDenied("this needs the certificate of the host's runtime")
+    return shown
 
 
 def _candidate(request: pb.JoinRequest) -> Candidate:

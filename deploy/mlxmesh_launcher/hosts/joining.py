@@ -164,6 +164,18 @@ async def renew_certificates(
     write_certificates(tls_dir, response.ca_certificate, response.certificates, keys)
 
 
+async def recalled_certificates(state: HostState, certificates: CertificateSource) -> Sequence[str]:
+    """The fingerprints that the first host has recalled. Raises: MeshError."""
+    channel = open_channel(
+        state.renewal_address, role="runtime", certificates=certificates, timeouts=LONG_TIMEOUTS
+    )
+    async with channel:
+        request = pb.ListRecalledCertificatesRequest(host_name=state.name)
+        stub = pb_grpc.RenewalServiceStub(channel)
+        found = await stub.ListRecalledCertificates(request, timeout=CALL_TIMEOUT_S)
+    return found.fingerprints
+
+
 def write_certificates(
     tls_dir: Path,
     authority: bytes,

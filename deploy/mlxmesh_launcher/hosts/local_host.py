@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 
-from mlxmesh_launcher.authority import read_certificates
+from mlxmesh_launcher.authority import read_certificate, until_due_s
 from mlxmesh_launcher.hosts.agent import AgentProcess, until_registry_answers
+from mlxmesh_launcher.hosts.audit import AuditDelivery, AuditOutbox
 from mlxmesh_launcher.hosts.first_host import FirstHost
-from mlxmesh_launcher.hosts.joining import renew_certificates
-from mlxmesh_launcher.hosts.state import HostState
+from mlxmesh_launcher.hosts.joining import recalled_certificates, renew_certificates
+from mlxmesh_launcher.hosts.recalling import write_recalled
+from mlxmesh_launcher.hosts.reports import HostReports
+from mlxmesh_launcher.hosts.state import HostState, folder_of
+from mlxmesh_launcher.periodic_tasks import (
+    RENEWAL_RETRY_S,
+    renewal_pause_s,
+    renewal_retry_s,
+)
 from mlxmesh_shared.consul.agent import ConsulAgent
 from mlxmesh_shared.errors import IllegalState, MeshError, RegistryUnavailable
+from mlxmesh_shared.events import Publish
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
-RENEWAL_CHECK_INTERVAL_S = 3600.0
-RENEWAL_RETRY_S = 60.0
+RECALL_CHECK_INTERVAL_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +37,13 @@ class LocalHost:
     """Started before the services of this host, and stopped after them."""
 
     def __init__(
-        self, state: HostState, settings: MeshSettings, registry: Registry, agent_log: LogFile
+        self,
+        state: HostState,
+        settings: MeshSettings,
+        registry: Registry,
+        agent_log: LogFile,
+        *,
+        publish: Publish,
     ) -> None:
         """`settings` are those of this host's services. Raises: IllegalState."""
         if settings.tls_dir is None or settings.registry != "consul":
@@ -45,7 +58,8 @@ class LocalHost:
         self._agent: AgentProcess | None = None
         if state.consul:
             self._agent = AgentProcess(state, settings.data_dir, settings.tls_dir, agent_log)
-        self._renewing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._outbox = AuditOutbox(folder_of(settings.data_dir))
         self.first: FirstHost | None = None
         if state.is_first:
             self.first = FirstHost(
@@ -55,6 +69,7 @@ class LocalHost:
                 registry,
                 consul_prefix=settings.consul.prefix,
                 forget=self._forget,
+                reports=HostReports(publish, self._outbox),
             )
 
     @property
@@ -75,14 +90,19 @@ class LocalHost:
             )
         if self.first is not None:
             await self.first.start()
+            audit = AuditDelivery(self._outbox, self._registry, self._tls_dir)
+            self._tasks.append(asyncio.create_task(audit.run(), name="deliver-audit"))
         else:
-            self._renewing = asyncio.create_task(self._renew_when_due(), name="renew-certificates")
+            renewing = self._renew_when_due()
+            self._tasks.append(asyncio.create_task(renewing, name="renew-certificates"))
+            recalling = self._follow_recalled()
+            self._tasks.append(asyncio.create_task(recalling, name="follow-recalled"))
 
     async def stop(self) -> None:
         """Stops the agent last: it tells the other hosts that this one leaves."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.first is not None:
             await self.first.stop()
         if self._agent is not None:
@@ -98,13 +118,30 @@ class LocalHost:
         failure = ""
         while True:
             try:
-                if _any_due(self._tls_dir):
+                if until_due_s(self._tls_dir) <= 0:
                     await self._renew()
-                failure = ""
-            except MeshError as error:
+                failure, pause_s = "", renewal_pause_s(until_due_s(self._tls_dir))
+            except (MeshError, OSError) as error:
                 if failure != (failure := str(error)):
                     _log.error("renewing certificates failed, will be retried: %s", failure)
-            await asyncio.sleep(RENEWAL_RETRY_S if failure else RENEWAL_CHECK_INTERVAL_S)
+                pause_s = self._retry_s()
+            await asyncio.sleep(pause_s)
+
+    async def _follow_recalled(self) -> None:
+        """What was recalled stays so while the first host is away."""
+        shown = CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
+        while True:
+            try:
+                write_recalled(self._tls_dir, await recalled_certificates(self.state, shown))
+            except MeshError as error:
+                _log.debug("recalled certificates are not known: %s", error)
+            await asyncio.sleep(RECALL_CHECK_INTERVAL_S)
+
+    def _retry_s(self) -> float:
+        with contextlib.suppress(OSError, IllegalState):
+            lifetime = read_certificate(self._tls_dir / "runtime.crt").lifetime
+            return renewal_retry_s(lifetime.total_seconds())
+        return RENEWAL_RETRY_S
 
     async def _renew(self) -> None:
         shown = CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
@@ -123,9 +160,3 @@ class LocalHost:
             _log.warning("Consul forgets host %s by itself within three days: %s", name, error)
         finally:
             await agent.close()
-
-
-def _any_due(tls_dir: Path) -> bool:
-    """Whether a certificate of this host should be renewed; the authority's cannot be."""
-    now = datetime.now(UTC)
-    return any(each.is_due(now) for each in read_certificates(tls_dir) if each.role != "ca")

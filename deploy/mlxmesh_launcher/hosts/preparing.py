@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -49,6 +50,8 @@ class Choices:
     """host:port of an agent that runs already and is used instead."""
     join_port: int | None = None
     """Where other hosts join, on the first host."""
+    certificate_lifetime_s: float | None = None
+    """For how long the first host issues certificates."""
 
 
 def prepare_first(data_dir: Path, choices: Choices) -> HostState:
@@ -90,6 +93,7 @@ def _first_state(before: HostState | None, choices: Choices) -> HostState:
         consul=own_agent,
         gossip_key=key if own_agent else "",
         join_port=choices.join_port or known.join_port or DEFAULT_JOIN_PORT,
+        certificate_lifetime_s=choices.certificate_lifetime_s or known.certificate_lifetime_s,
     )
 
 
@@ -184,11 +188,12 @@ def _address_of_default_route() -> str | None:
 
 
 def _make_certificates(tls_dir: Path, state: HostState) -> None:
-    ensure_certificates(tls_dir)
+    lifetime = timedelta(seconds=state.certificate_lifetime_s)
+    ensure_certificates(tls_dir, lifetime)
     wanted = {"gateway": [state.address]}
     if state.consul:
         wanted[CONSUL] = [SERVER_NAME, state.address]
-    authority = Authority(tls_dir)
+    authority = Authority(tls_dir, lifetime)
     for role, hosts in wanted.items():
         path = tls_dir / f"{role}.crt"
         had = read_certificate(path).hosts if path.exists() else ()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
 
 from mlxmesh.control.v1 import hosts_pb2 as pb
 from mlxmesh.control.v1 import hosts_pb2_grpc as pb_grpc
 from mlxmesh_launcher.hosts.invitations import Invitation, State
 from mlxmesh_launcher.hosts.state import Member
 from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.rpc.caller import ANONYMOUS
+from mlxmesh_shared.tls.identity import peer_spiffe_id
 
+_Context = aio.ServicerContext[Any, Any]
 _STATES = {
     State.OPEN: pb.INVITATION_STATE_OPEN,
     State.USED: pb.INVITATION_STATE_USED,
@@ -30,8 +34,10 @@ class HostControl(Protocol):
         """host:port where hosts join."""
         ...
 
-    async def invite(self, services: Sequence[str], lifetime_s: float) -> tuple[Invitation, str]:
-        """A new invitation and its token. Raises: MeshError."""
+    async def invite(
+        self, services: Sequence[str], lifetime_s: float, actor: str
+    ) -> tuple[Invitation, str]:
+        """A new invitation and its token; `actor` is who asked for it. Raises: MeshError."""
         ...
 
     def invitations(self) -> list[Invitation]:
@@ -46,7 +52,7 @@ class HostControl(Protocol):
         """The hosts that joined, by name."""
         ...
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, actor: str, *, force: bool = False) -> None:
         """Raises: MeshError."""
         ...
 
@@ -58,10 +64,12 @@ class HostServicer(pb_grpc.HostServiceServicer):
         self._control = control
 
     async def CreateInvitation(
-        self, request: pb.CreateInvitationRequest, context: object
+        self, request: pb.CreateInvitationRequest, context: _Context
     ) -> pb.CreateInvitationResponse:
         control = self._first()
-        invitation, token = await control.invite(list(request.services), request.lifetime_s)
+        invitation, token = await control.invite(
+            list(request.services), request.lifetime_s, _actor(context)
+        )
         return pb.CreateInvitationResponse(
             invitation=invitation_message(invitation), token=token, address=control.join_address
         )
@@ -84,9 +92,9 @@ class HostServicer(pb_grpc.HostServiceServicer):
         return pb.ListHostsResponse(hosts=map(_host_message, self._first().hosts()))
 
     async def RemoveHost(
-        self, request: pb.RemoveHostRequest, context: object
+        self, request: pb.RemoveHostRequest, context: _Context
     ) -> pb.RemoveHostResponse:
-        await self._first().remove(request.name)
+        await self._first().remove(request.name, _actor(context), force=request.force)
         return pb.RemoveHostResponse()
 
     def _first(self) -> HostControl:
@@ -96,6 +104,10 @@ class HostServicer(pb_grpc.HostServiceServicer):
                 " this mesh with `mlxmesh down` and start it with `mlxmesh up --hosts`"
             )
         return self._control
+
+
+def _actor(context: _Context) -> str:
+    return peer_spiffe_id(context.auth_context()) or ANONYMOUS
 
 
 def invitation_message(invitation: Invitation) -> pb.Invitation:

@@ -15,6 +15,7 @@ from mlxmesh_shared.host.host_port import join_host_port
 FOLDER = "hosts"
 DATACENTER = "dc1"
 DEFAULT_JOIN_PORT = 50052
+DEFAULT_CERTIFICATE_LIFETIME_S = 90 * 86_400.0
 SERVICES = ("runtime", "generation", "gateway", "worker")
 """What a host that joins may run; the others have a database on the first host."""
 DEFAULT_SERVICES = SERVICES[:3]
@@ -41,6 +42,8 @@ class HostState:
     join_port: int = DEFAULT_JOIN_PORT
     """On the first host: where hosts join while there are invitations; they renew certificates on
     the next port."""
+    certificate_lifetime_s: float = DEFAULT_CERTIFICATE_LIFETIME_S
+    """On the first host: for how long it issues certificates, for itself and hosts that join."""
     renewal_address: str = ""
     """host:port where certificates are renewed; empty on the first host."""
 
@@ -102,6 +105,8 @@ class Member:
     last renewal the certificate that was shown, and the new one, which may not have arrived."""
     expires_s: float
     """When its certificates expire."""
+    issued: Mapping[str, float] = field(default_factory=dict[str, float])
+    """When each of its certificates expires, by fingerprint."""
 
 
 class Members:

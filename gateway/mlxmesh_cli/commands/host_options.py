@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from mlxmesh_cli.commands.failures import fail, reported_errors
+from mlxmesh_cli.commands.policy_options import parse_seconds
 from mlxmesh_cli.commands.session import run
 from mlxmesh_cli.screen.status_line import StatusLine
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from mlxmesh_launcher.hosts.preparing import Choices
 
 STDIN = "-"
+MIN_LIFETIME_S, MAX_LIFETIME_S = 60, 90 * 86_400
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +32,7 @@ class HostOptions:
     consul: Path | None
     consul_address: str | None
     join_port: int | None
+    certificates_for: str | None
 
     def prepare(self, data_dir: Path, *, registry: str | None, tls: bool, json: bool) -> bool:
         """Makes the data directory that of a mesh of several hosts, if so asked.
@@ -38,9 +43,10 @@ class HostOptions:
             self._check(registry)
             self._prepare(data_dir, json=json)
             return True
-        if self.token or self.advertise or self.consul or self.join_port:
+        if self.token or self.advertise or self.consul or self.join_port or self.certificates_for:
             fail(
-                "--token, --advertise, --consul and --join-port need --hosts or --join HOST",
+                "--token, --advertise, --consul, --join-port and --certificates-for need --hosts or"
+                " --join HOST",
                 exit_code=2,
             )
         return self._is_prepared(data_dir, registry=registry, tls=tls)
@@ -60,6 +66,8 @@ class HostOptions:
             fail("--join needs --token; `mlxmesh hosts invite` prints one", exit_code=2)
         if self.join is not None and self.join_port is not None:
             fail("the port to join on belongs to --join HOST:PORT", exit_code=2)
+        if self.join is not None and self.certificates_for is not None:
+            fail("--certificates-for belongs to --hosts: the first host issues them", exit_code=2)
         if self.hosts and self.token:
             fail("--token belongs to --join HOST", exit_code=2)
 
@@ -86,7 +94,16 @@ class HostOptions:
             consul=self.consul,
             consul_address=self.consul_address,
             join_port=self.join_port,
+            certificate_lifetime_s=self._certificate_lifetime_s(),
         )
+
+    def _certificate_lifetime_s(self) -> float | None:
+        if self.certificates_for is None:
+            return None
+        seconds = parse_seconds(self.certificates_for, "--certificates-for")
+        if not MIN_LIFETIME_S <= seconds <= MAX_LIFETIME_S:
+            raise typer.BadParameter("must be from 1m to 90d", param_hint="--certificates-for")
+        return seconds
 
     def _is_prepared(self, data_dir: Path, *, registry: str | None, tls: bool) -> bool:
         from mlxmesh_launcher.hosts.state import read_state

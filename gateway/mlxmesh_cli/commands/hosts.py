@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from mlxmesh_cli.commands.confirmation import Yes, confirm
 from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.policy_options import parse_seconds
 from mlxmesh_cli.commands.session import DataDir, Json, fail_without_mesh, run, tls_of
 from mlxmesh_cli.mesh.location import resolve_data_dir
 from mlxmesh_cli.screen.output import print_json, print_view, to_dict
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 hosts = typer.Typer(help="The hosts of a mesh: list, invite, remove.", invoke_without_command=True)
 
 TIMEOUT_S = 15.0
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 MAX_LIFETIME_S = 86_400
 SERVICES = ("runtime", "generation", "gateway", "worker")
 
@@ -74,7 +73,7 @@ def invite(
     names = [name.strip() for name in services.split(",") if name.strip()]
     if unknown := [name for name in names if name not in SERVICES]:
         fail(f"--services: {unknown[0]} is none of {', '.join(SERVICES)}", exit_code=2)
-    lifetime_s = _seconds(lifetime)
+    lifetime_s = _lifetime_s(lifetime)
     directory = resolve_data_dir(data_dir)
 
     async def work() -> pb.CreateInvitationResponse:
@@ -142,14 +141,16 @@ def revoke(
 @hosts.command("remove", epilog="Example: mlxmesh hosts remove mac-2")
 def remove(
     host: Annotated[str, typer.Argument(metavar="HOST", help="Name of the host.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while it runs, for example if it was stolen.")
+    ] = False,
     yes: Yes = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Remove a host that has stopped: its certificates are not renewed any more.
+    """Remove a host that has stopped: its certificates are recalled, and not renewed any more.
 
-    Those that it has stay valid until they expire; docs/hosts.md says how to shut a host out at
-    once.
+    Other hosts refuse its calls within 15 seconds; docs/hosts.md says what ends later.
     """
     directory = resolve_data_dir(data_dir)
     if not confirm(f"remove {host} from the mesh?", yes=yes):
@@ -159,7 +160,7 @@ def remove(
         from mlxmesh.control.v1 import hosts_pb2 as pb
 
         async with _first_host(directory) as stub:
-            await stub.RemoveHost(pb.RemoveHostRequest(name=host), timeout=TIMEOUT_S)
+            await stub.RemoveHost(pb.RemoveHostRequest(name=host, force=force), timeout=TIMEOUT_S)
 
     run(work())
     if json:
@@ -223,11 +224,10 @@ async def _first_host(data_dir: Path) -> AsyncGenerator[HostServiceStub]:
         yield stub
 
 
-def _seconds(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,6})([smh])", text)
-    seconds = int(found[1]) * _UNITS_S[found[2]] if found else 0
+def _lifetime_s(text: str) -> int:
+    seconds = parse_seconds(text, "--for")
     if not 1 <= seconds <= MAX_LIFETIME_S:
-        fail("--for must be a time such as 15m or 2h, of at most 24h", exit_code=2)
+        raise typer.BadParameter("must be from 1s to 24h", param_hint="--for")
     return seconds
 
 

@@ -121,6 +121,14 @@ JoinPort = Annotated[
         rich_help_panel=SEVERAL_HOSTS,
     ),
 ]
+CertificatesFor = Annotated[
+    str | None,
+    typer.Option(
+        help="With --hosts: how long certificates are valid, such as 7d; they renew themselves with"
+        " a third of it left.  [default: 90d]",
+        rich_help_panel=SEVERAL_HOSTS,
+    ),
+]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Run in the background; return once the mesh serves.")
 ]
@@ -183,6 +191,7 @@ def up(
     advertise: Advertise = None,
     consul: ConsulProgram = None,
     join_port: JoinPort = None,
+    certificates_for: CertificatesFor = None,
     json: Json = False,
 ) -> None:
     """Start a whole mesh on this host. Ctrl-C stops it.
@@ -199,7 +208,9 @@ def up(
             reason="NOT_INSTALLED",
         )
     directory = resolve_data_dir(data_dir)
-    wanted = HostOptions(hosts, join, token, advertise, consul, consul_address, join_port)
+    wanted = HostOptions(
+        hosts, join, token, advertise, consul, consul_address, join_port, certificates_for
+    )
     in_mesh = wanted.prepare(directory, registry=registry, tls=tls, json=json)
     options = UpOptions(
         data_dir=directory,

@@ -4,7 +4,9 @@ py-consul's own raises aiohttp's errors and has no timeout for a request.
 """
 
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -13,6 +15,7 @@ import consul.base as py_consul  # pyright: ignore[reportMissingTypeStubs] - it 
 from mlxmesh_shared.errors import RegistryUnavailable
 from mlxmesh_shared.settings.consul import ConsulSettings
 
+CHECK_INTERVAL_S = 1.0
 Callback = Callable[[Any], Any]
 Params = Sequence[tuple[str, str | int]]
 
@@ -21,10 +24,10 @@ class Transport:
     """Satisfies py-consul's HTTPClient; an error status raises RegistryUnavailable."""
 
     def __init__(self, settings: ConsulSettings) -> None:
-        tls = _tls(settings)
-        self._agent = f"{'http' if tls is None else 'https'}://{settings.address}"
+        self._tls = RenewedTls(settings)
+        self._agent = f"{'https' if self._tls.is_on else 'http'}://{settings.address}"
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=True if tls is None else tls, limit=0),
+            connector=aiohttp.TCPConnector(limit=0),
             # ConsulAgent limits each request.
             timeout=aiohttp.ClientTimeout(total=None),
         )
@@ -53,7 +56,13 @@ class Transport:
         url = f"{self._agent}{path}"
         try:
             async with self._session.request(
-                method, url, params=list(params), headers=headers, data=data
+                method,
+                url,
+                params=list(params),
+                headers=headers,
+                data=data,
+                # Connections are kept by the context with which they were made.
+                ssl=self._tls.current() or True,
             ) as response:
                 body = await response.text()
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -64,6 +73,44 @@ class Transport:
         if response.status >= 400 and response.status != 404:  # 404 is a result: no such key
             raise RegistryUnavailable(_refusal(response.status))
         return callback(py_consul.Response(response.status, response.headers, body))
+
+
+class RenewedTls:
+    """The TLS context for new connections, made again when its files have changed."""
+
+    def __init__(
+        self, settings: ConsulSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Raises: RegistryUnavailable for unusable files."""
+        self._settings = settings
+        self._clock = clock
+        self._stamps: Sequence[tuple[int, int]] = _stamps(settings)
+        self._context = _tls(settings)
+        self._check_at_s = clock() + CHECK_INTERVAL_S
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is TLS."""
+        return self._context is not None
+
+    def current(self) -> ssl.SSLContext | None:
+        """The last one while the files do not match each other, as during a renewal."""
+        if self.is_on and self._clock() >= self._check_at_s:
+            self._check_at_s = self._clock() + CHECK_INTERVAL_S
+            stamps = _stamps(self._settings)
+            if stamps != self._stamps:
+                with suppress(RegistryUnavailable):
+                    self._context, self._stamps = _tls(self._settings), stamps
+        return self._context
+
+
+def _stamps(settings: ConsulSettings) -> Sequence[tuple[int, int]]:
+    """What changes with the files; nothing while one is missing."""
+    files = [path for path in (settings.ca, settings.cert, settings.key) if path is not None]
+    try:
+        return [(path.stat().st_mtime_ns, path.stat().st_ino) for path in files]
+    except OSError:
+        return ()
 
 
 def _tls(settings: ConsulSettings) -> ssl.SSLContext | None:

@@ -17,7 +17,13 @@ from typing import Any, Protocol
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.errors import Draining, Internal, MeshError, TooManyRequests
+from mlxmesh_shared.errors import (
+    Draining,
+    Internal,
+    MeshError,
+    TooManyRequests,
+    Unauthenticated,
+)
 from mlxmesh_shared.host.disk import disk_error
 from mlxmesh_shared.rpc.access_log import (
     DeferredTasks,
@@ -32,6 +38,7 @@ from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of,
 from mlxmesh_shared.rpc.methods import is_background
 from mlxmesh_shared.rpc.requests import Receiver
 from mlxmesh_shared.rpc.requests.receiver import Context, Held, Receive
+from mlxmesh_shared.tls.recalled import RecalledCertificates, peer_fingerprint
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +70,11 @@ class CallGuard(aio.ServerInterceptor):
         log_successes: bool = True,
         watcher: CallWatcher | None = None,
         carriers: Container[str] = (),
+        recalled: RecalledCertificates | None = None,
     ) -> None:
-        """carriers: methods whose streams carry other calls; those are counted and measured."""
+        """carriers: methods whose streams carry other calls; those are counted and measured.
+        recalled: certificates whose callers are refused, and their running calls ended.
+        """
         self._service = service
         self._receiver = receiver
         self._entrance = entrance
@@ -74,9 +84,11 @@ class CallGuard(aio.ServerInterceptor):
         self._uncounted_streams: Counter[str] = Counter()
         self._guarded: dict[str, tuple[Any, Any]] = {}
         self._unknown = self._guard("(unknown)", UNKNOWN_METHOD)
-        # Running methods by the task that handles the call, and tasks that a drain has cancelled.
-        self._running: dict[asyncio.Task[Any] | None, str] = {}
-        self._ended: set[asyncio.Task[Any] | None] = set()
+        self._recalled = recalled
+        self._refused = frozenset[str]()
+        # Running calls by the task that handles them, and why those end that were cancelled here.
+        self._running: dict[asyncio.Task[Any] | None, tuple[str, Context]] = {}
+        self._ended: dict[asyncio.Task[Any] | None, MeshError] = {}
         self._deferred = DeferredTasks()
 
     async def intercept_service(
@@ -100,10 +112,25 @@ class CallGuard(aio.ServerInterceptor):
 
     def end_calls(self, chosen: Callable[[str], bool]) -> None:
         """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
-        for task, method in self._running.items():
-            if task is not None and task not in self._ended and chosen(method):
-                self._ended.add(task)
+        self._end(lambda method, _: chosen(method), _DRAINING)
+
+    def _end(self, chosen: Callable[[str, Context], bool], why: MeshError) -> None:
+        for task, (method, context) in self._running.items():
+            if task is not None and task not in self._ended and chosen(method, context):
+                self._ended[task] = why
                 task.cancel()
+
+    def _check_recalled(self, context: Context) -> None:
+        """Raises: Unauthenticated for a caller whose certificate was recalled.
+
+        With the first call after a change, running calls of such callers end.
+        """
+        refused = self._recalled.current() if self._recalled is not None else self._refused
+        if refused is not self._refused:
+            self._refused = refused
+            self._end(lambda _, running: _fingerprint_of(running) in refused, _recalled())
+        if refused and _fingerprint_of(context) in refused:
+            raise _recalled()
 
     def behaviour(self, method: str, handler: Any) -> Behaviour:
         """The guarded behaviour of a method, for the calls of it that a carrier carries.
@@ -160,9 +187,10 @@ class CallGuard(aio.ServerInterceptor):
         watched = self._watched(method, context)
         try:
             try:
+                self._check_recalled(context)
                 counted = not self._is_uncounted(method)
                 release = await self._entrance.admit(method, context, counted=counted)
-                self._running[task] = method
+                self._running[task] = method, context
                 return await behaviour(await receive(requests, context, held), context)
             except aio.AbortError:
                 code = context.code()
@@ -172,7 +200,8 @@ class CallGuard(aio.ServerInterceptor):
                     code = _cancelled_code(context)
                     raise
                 task.uncancel()
-                code, status = _DRAINING.code, to_status(_DRAINING)
+                why = self._ended[task]
+                code, status = why.code, to_status(why)
             except aio.InternalError:
                 # gRPC accepted no response: the caller is gone, and the cancellation is on its way.
                 code = _cancelled_code(context)
@@ -184,7 +213,7 @@ class CallGuard(aio.ServerInterceptor):
             await context.abort_with_status(status)
         finally:
             self._running.pop(task, None)
-            self._ended.discard(task)
+            self._ended.pop(task, None)
             if release is not None:
                 release()
             if held:
@@ -239,6 +268,17 @@ class CallGuard(aio.ServerInterceptor):
 
 
 _DRAINING = Draining("this instance is stopping; try again at another")
+
+
+def _recalled() -> Unauthenticated:
+    return Unauthenticated(
+        "the certificate was recalled, because its host was removed from the mesh; let the host"
+        " join again"
+    )
+
+
+def _fingerprint_of(context: Context) -> str:
+    return peer_fingerprint(context.auth_context())
 
 
 def _cancelled_code(context: Context) -> grpc.StatusCode:

@@ -160,6 +160,7 @@ class MeshServer:
             log_successes=options.log_successes,
             watcher=watcher,
             carriers=options.carriers,
+            recalled=tls.recalled() if tls is not None else None,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()

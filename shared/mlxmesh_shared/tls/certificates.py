@@ -56,6 +56,11 @@ class CertificateSource:
         self._check_at_s = clock() + CHECK_INTERVAL_S
         self._problem = ""
 
+    @property
+    def folder(self) -> Path:
+        """The directory of the authority's certificate."""
+        return self._files.ca.parent
+
     def current(self) -> Certificates:
         """The same object until the files have changed."""
         with self._lock:

@@ -11,6 +11,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_shared.tls.certificates import Certificates, CertificateSource
 from mlxmesh_shared.tls.method_access import MethodAccess
+from mlxmesh_shared.tls.recalled import FILE_NAME, RecalledCertificates
 
 _HANDSHAKE_GRACE_S = 0.02
 """How long a handshake may take from getting certificates to using them."""
@@ -34,6 +35,10 @@ class ServerTls:
             self._renewal(first),
             require_client_authentication=self.client_certificates,
         )
+
+    def recalled(self) -> RecalledCertificates:
+        """The certificates that are refused although they have not expired."""
+        return RecalledCertificates(self.certificates.folder / FILE_NAME)
 
     def access(self, services: Iterable[ServiceDescriptor]) -> MethodAccess:
         """The allowed roles of the methods of these services."""

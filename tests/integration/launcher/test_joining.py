@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mlxmesh.access.v1 import policy_pb2
+from mlxmesh.access.v1.policy_pb2_grpc import (
+    PolicyServiceServicer,
+    add_PolicyServiceServicer_to_server,
+)
 from mlxmesh.control.v1 import hosts_pb2 as pb
 from mlxmesh.control.v1.hosts_pb2_grpc import (
     HostServiceStub,
@@ -19,9 +26,12 @@ from mlxmesh.control.v1.hosts_pb2_grpc import (
 )
 from mlxmesh_launcher.authority import ensure_certificates, read_certificates, write_self_signed
 from mlxmesh_launcher.hosts import joining
+from mlxmesh_launcher.hosts.audit import AuditDelivery, AuditOutbox
 from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.join_token import JoinToken, parse_token
-from mlxmesh_launcher.hosts.state import HostState, renewal_address_of
+from mlxmesh_launcher.hosts.recalling import Recalled, write_recalled
+from mlxmesh_launcher.hosts.reports import HostReports
+from mlxmesh_launcher.hosts.state import HostState, folder_of, renewal_address_of
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.errors import (
     IllegalState,
@@ -31,11 +41,16 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
     Unauthenticated,
 )
+from mlxmesh_shared.events import event_name
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
-from mlxmesh_shared.tls import CertificateFiles, CertificateSource
+from mlxmesh_shared.rpc.server import MeshServer
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
+from mlxmesh_shared.tls.recalled import FILE_NAME, RecalledCertificates, fingerprint
+from tests.fakes.registry import InMemoryRegistry
 from tests.integration.launcher.test_launcher_service import Processes
 
+OPERATOR = "spiffe://mlxmesh/admin"
 CSR = {"certificate_requests": [{"role": "runtime", "csr": b"x"}]}
 
 
@@ -56,8 +71,11 @@ class First:
         state = HostState("a", "127.0.0.1", "a", consul="/x", gossip_key="key", join_port=port)
         ensure_certificates(data_dir / "tls")
         self.state = state
+        self.tls_dir = data_dir / "tls"
         self.registry = Instances()
         self.forgotten: list[str] = []
+        self.events: list[Message] = []
+        self.outbox = AuditOutbox(folder_of(data_dir))
         self.host = FirstHost(
             state,
             data_dir,
@@ -65,13 +83,17 @@ class First:
             self.registry,  # pyright: ignore[reportArgumentType] - only resolve is used
             consul_prefix="mlxmesh",
             forget=self._forget,
+            reports=HostReports(self._publish, self.outbox),
         )
+
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
 
     async def _forget(self, name: str) -> None:
         self.forgotten.append(name)
 
     async def token(self) -> JoinToken:
-        _, token = await self.host.invite([], 0)
+        _, token = await self.host.invite([], 0, OPERATOR)
         return parse_token(token)
 
     async def server(self, token: JoinToken) -> joining.Server:
@@ -138,9 +160,9 @@ async def test_a_host_joins_renews_its_certificates_and_is_removed(
 
     first.registry.listed = [Instance("gateway", "g", "10.0.0.2:1", 1, {"host": "b"})]
     with pytest.raises(IllegalState, match="still runs gateway"):
-        await first.host.remove("b")
+        await first.host.remove("b", OPERATOR)
     first.registry.listed = []
-    await first.host.remove("b")
+    await first.host.remove("b", OPERATOR)
     assert first.forgotten == ["b"]
     source = CertificateSource(CertificateFiles.of_role(tls_dir, "runtime"))
     with pytest.raises(PermissionDenied, match="was removed"):
@@ -279,6 +301,11 @@ async def test_illegal_requests_to_renew_name_the_field(first: First, tmp_path: 
                 with pytest.raises(InvalidArgument) as caught:
                     await stub.RenewCertificates(request, timeout=10)
                 assert caught.value.field == field, changes
+        for name in ("", "../b", "b" * 254):
+            asked = pb.ListRecalledCertificatesRequest(host_name=name)
+            with pytest.raises(InvalidArgument) as caught:
+                await stub.ListRecalledCertificates(asked, timeout=10)
+            assert caught.value.field == "host_name"
 
 
 async def test_the_operator_invites_lists_revokes_and_removes(first: First, tmp_path: Path) -> None:
@@ -326,3 +353,117 @@ async def test_a_mesh_on_one_host_says_how_to_begin_one_of_several() -> None:
         with pytest.raises(IllegalState, match="mlxmesh up --hosts"):
             await stub.CreateInvitation(pb.CreateInvitationRequest())
     await server.drain(grace_s=0, settle_s=0)
+
+
+async def removed(first: First, name: str, *, force: bool = False) -> frozenset[str]:
+    """Removes a host; the fingerprints that processes of the first host refuse from then on."""
+    await first.host.remove(name, OPERATOR, force=force)
+    return RecalledCertificates(first.tls_dir / FILE_NAME).current()
+
+
+async def test_the_certificates_of_a_host_that_was_removed_are_recalled(
+    first: First, tmp_path: Path
+) -> None:
+    stolen, other = tmp_path / "b", tmp_path / "c"
+    state = await first.join(stolen)
+    remaining = await first.join(other, name="c")
+    early = fingerprints(stolen)
+    source = CertificateSource(CertificateFiles.of_role(stolen, "runtime"))
+    await joining.renew_certificates(state, stolen, source)
+    first.registry.listed = [Instance("gateway", "g", "10.0.0.2:1", 1, {"host": "b"})]
+    with pytest.raises(IllegalState, match="--force"):
+        await first.host.remove("b", OPERATOR)
+
+    recalled = await removed(first, "b", force=True)
+
+    # Those before the renewal too: whoever copied them has them still.
+    assert recalled == early | fingerprints(stolen)
+    assert not recalled & (fingerprints(other) | fingerprints(first.tls_dir))
+    shown = CertificateSource(CertificateFiles.of_role(other, "runtime"))
+    assert set(await joining.recalled_certificates(remaining, shown)) == recalled
+    write_recalled(other, recalled)
+    assert RecalledCertificates(other / FILE_NAME).current() == recalled
+    gone = CertificateSource(CertificateFiles.of_role(stolen, "runtime"))
+    # The launcher's own server refuses it, once it has read the file again.
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await joining.recalled_certificates(state, gone)
+            except Unauthenticated:
+                break
+            except PermissionDenied:
+                await asyncio.sleep(0.1)
+    # A first host that starts again tells so again.
+    (first.tls_dir / FILE_NAME).unlink()
+    Recalled(folder_of(first.tls_dir.parent), first.tls_dir, time.time)
+    assert RecalledCertificates(first.tls_dir / FILE_NAME).current() == recalled
+
+
+def fingerprints(tls_dir: Path) -> set[str]:
+    """Of all certificates in a directory but the authority's."""
+    found = read_certificates(tls_dir)
+    return {fingerprint(each.path.read_bytes()) for each in found if each.role != "ca"}
+
+
+class Recording(PolicyServiceServicer):
+    """An access service that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.fails = 0
+        self.batches: dict[str, policy_pb2.RecordAuditEntriesRequest] = {}
+
+    async def RecordAuditEntries(
+        self, request: policy_pb2.RecordAuditEntriesRequest, context: Any
+    ) -> policy_pb2.RecordAuditEntriesResponse:
+        self.batches[request.batch_id] = request
+        if self.fails:
+            self.fails -= 1
+            raise ServiceUnavailable("its answer is lost")
+        return policy_pb2.RecordAuditEntriesResponse()
+
+
+async def test_who_joined_is_told_as_events_and_in_the_audit_log(
+    first: First, tmp_path: Path
+) -> None:
+    state = await first.join(tmp_path / "b")
+    token = await first.token()
+    server = await first.server(token)
+    wrong = JoinToken(token.invitation_id, bytes(20), token.fingerprint)
+    with pytest.raises(Unauthenticated):
+        await joining.ask_to_join(server, wrong, address="10.0.0.3", name="c")
+    await first.host.remove(state.name, OPERATOR)
+    assert [event_name(event) for event in first.events] == [
+        "host.invited",
+        "host.joined",
+        "host.invited",
+        "host.join_refused",
+        "host.removed",
+    ]
+
+    tls_dir = tmp_path / "a" / "tls"
+    access = Recording()  # pyright: ignore[reportAbstractUsage] - the other methods are not called
+    access.fails = 1
+    serving = MeshServer(
+        services=[(add_PolicyServiceServicer_to_server, access)],
+        service_names=["mlxmesh.access.v1.PolicyService"],
+        name="access",
+        tls=ServerTls(CertificateSource(CertificateFiles.of_role(tls_dir, "access"))),
+    )
+    registry = InMemoryRegistry()
+    delivering = asyncio.create_task(AuditDelivery(first.outbox, registry, tls_dir, 0.1).run())
+    await registry.register(Instance("access", "access-1", await serving.start(), 1))
+    async with asyncio.timeout(60):
+        while first.outbox.entries:
+            await asyncio.sleep(0.05)
+    delivering.cancel()
+    await asyncio.gather(delivering, return_exceptions=True)
+    await serving.drain(grace_s=0, settle_s=0)
+    [batch] = access.batches.values()
+    assert [(each.action, each.actor) for each in batch.entries] == [
+        ("host.invited", OPERATOR),
+        ("host.joined", "host:b"),
+        ("host.invited", OPERATOR),
+        ("host.join_refused", "peer:127.0.0.1"),
+        ("host.removed", OPERATOR),
+    ]
+    assert token.secret.hex() not in str(batch)

@@ -31,6 +31,7 @@ from mlxmesh_model.model_events import publish_adjustment, publish_change, publi
 from mlxmesh_model.profiles.servicer import ProfileServicer
 from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
+from mlxmesh_model.replicas.fetch_retries import FetchRetries
 from mlxmesh_model.replicas.fetches import Fetches
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
@@ -134,7 +135,7 @@ class Mesh:
         runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(runtimes.close)
         rejections = Rejections(partial(publish_rejection, self._publish))
-        fetches = Fetches()
+        fetches = Fetches(FetchRetries(first_s=0.5))
         policies = PolicyPass(
             store=store,
             settings=self.policies,

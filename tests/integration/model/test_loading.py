@@ -388,6 +388,26 @@ async def test_a_load_ends_with_the_error_of_the_fetch(mesh, service, code, reas
         await loading
 
 
+@pytest.mark.parametrize(("code", "reason"), [(8, "DISK_FULL"), (14, "FETCH_FAILED")])
+async def test_a_replica_whose_fetch_failed_is_started_again(mesh, service, code, reason):
+    host = await mesh.host()
+    await service.register()
+    await service.load()
+    [engine_id] = host.runtime.engines
+    host.runtime.hold = True
+    failure = Failure(code=code, reason=reason, message="no process sent any of it")
+    for starts in (2, 3):
+        host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_FAILED, failure=failure)
+        await service.until("pocket", lambda v: v.state == pb.VERSION_STATE_FAILED)
+        failed = await service.version()
+        assert (failed.failure.reason, failed.retry_in_ms) == (reason, 60_000)
+        while len(host.runtime.starts) < starts:
+            await asyncio.sleep(0.01)
+    host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
+    await service.until("pocket", lambda v: v.state == READY and not v.HasField("failure"))
+    assert host.runtime.starts == [engine_id] * 3
+
+
 async def test_a_runtime_without_the_files_is_reported(mesh, service):
     """When only one of two hosts has the files, nothing may suggest that both serve."""
     bare = await mesh.host(FakeRuntime("runtime-bare", available_bytes=9 * 2**30))

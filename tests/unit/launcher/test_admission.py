@@ -18,7 +18,9 @@ from mlxmesh_launcher.hosts.admission import (
     roles_of,
 )
 from mlxmesh_launcher.hosts.attempts import MAX_PER_PEER
+from mlxmesh_launcher.hosts.audit import AuditOutbox
 from mlxmesh_launcher.hosts.invitations import Invitations
+from mlxmesh_launcher.hosts.reports import HostReports
 from mlxmesh_launcher.hosts.state import SERVICES, HostState, Members, folder_of
 from mlxmesh_shared.errors import (
     IllegalState,
@@ -29,6 +31,7 @@ from mlxmesh_shared.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from mlxmesh_shared.events import discard_event
 
 NOW_S = 1_800_000_000.0
 PEER = "10.0.0.2"
@@ -50,6 +53,7 @@ class First:
             self.invitations,
             self.members,
             data_dir / "tls",
+            HostReports(discard_event, AuditOutbox(folder_of(data_dir))),
             clock=lambda: NOW_S,
             monotonic=lambda: NOW_S,
             own_version="0.4.1",

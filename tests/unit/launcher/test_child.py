@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from mlxmesh_launcher.child import Backoff, Child, Crash, exit_words, last_message
-from mlxmesh_launcher.crash_events import crash_event, service_message
+from mlxmesh_launcher.launcher_events import crash_event, service_message
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 

@@ -11,12 +11,22 @@ from mlxmesh_model.catalogue.routing import Policy, Shadow, Split
 from mlxmesh_model.catalogue.upstream import Upstream
 from mlxmesh_model.profiles.profile import DEFAULT as DEFAULT_PROFILE
 from mlxmesh_model.profiles.profile import NO_SETTINGS, EngineProfile, Profile
-from mlxmesh_shared.errors import AdapterNotFound, MeshError, ModelFilesDamaged, ModelNotFound
+from mlxmesh_shared.errors import (
+    AdapterNotFound,
+    DiskFull,
+    FetchFailed,
+    MeshError,
+    ModelFilesDamaged,
+    ModelNotFound,
+)
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_ALIAS = "default"
 PLACEMENT_RETRY_S = 10.0
 """How long to wait before runtimes are asked again for a replica that all of them rejected."""
+FETCH_RETRY_S = 60.0
+"""The longest delay before a replica whose host could not fetch the files is started again."""
+_FETCH_FAILURES = (FetchFailed.reason, DiskFull.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +117,12 @@ class Replica:
     settings_id: str = ""
     """The settings that it was started with, as `Version.settings_id`."""
 
+    @property
+    def awaits_files(self) -> bool:
+        """Whether it failed because its host could not fetch the files, which is tried again."""
+        reason = self.failure.reason if self.failure is not None else ""
+        return self.phase is Phase.FAILED and reason in _FETCH_FAILURES
+
 
 @dataclass(frozen=True, slots=True)
 class OutputFormats:
@@ -189,9 +205,12 @@ class Version:
         """The longest time until the reconciler retries a failure; 0 when nothing failed, or when
         only a new load retries, because a runtime no longer restarts an engine.
         """
-        failed_for_good = any(replica.phase is Phase.FAILED for replica in self.replicas)
-        idle = self.failure is None or self.desired_replicas == 0 or failed_for_good
-        return 0.0 if idle else PLACEMENT_RETRY_S
+        if self.failure is None or self.desired_replicas == 0:
+            return 0.0
+        failed = [replica for replica in self.replicas if replica.phase is Phase.FAILED]
+        if any(not replica.awaits_files for replica in failed):
+            return 0.0
+        return FETCH_RETRY_S if failed else PLACEMENT_RETRY_S
 
     def with_health(self, failure: FailureRecord | None) -> "Version":
         """This version of an upstream after a health check."""

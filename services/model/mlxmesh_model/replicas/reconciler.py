@@ -190,7 +190,7 @@ class Reconciler:
         """Brings one version as close to its desired replicas as one pass can."""
         desired, draining = version.desired_replicas, this_pass.draining
         settings_id = version.settings_id
-        replicas = plan.observe(version, this_pass.runtimes)
+        replicas = self._fetches.retry_due(plan.observe(version, this_pass.runtimes))
         replicas = plan.trim(replicas, desired=desired, draining=draining, settings_id=settings_id)
         unplaced: FailureRecord | None = None
         for pending in [replica for replica in replicas if replica.phase is Phase.PENDING]:

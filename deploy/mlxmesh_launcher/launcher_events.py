@@ -1,4 +1,4 @@
-"""Converts crashes to contract messages and publishes them as events."""
+"""Publishes the launcher's events, and converts crashes to contract messages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import math
 import os
 from functools import partial
+
+from google.protobuf.message import Message
 
 from mlxmesh.control.v1.launcher_pb2 import SupervisedService
 from mlxmesh.telemetry.v1.events_pb2 import ServiceCrashed
@@ -38,7 +40,7 @@ def crash_event(crash: Crash) -> ServiceCrashed:
     )
 
 
-class CrashEvents:
+class LauncherEvents:
     """Publishes the events of one launcher, once started."""
 
     def __init__(self, registry: Registry) -> None:
@@ -53,9 +55,13 @@ class CrashEvents:
         self._bus.subscribe(delivery.put)
         self._delivering = asyncio.create_task(delivery.run(), name="deliver-events")
 
-    def publish(self, crash: Crash) -> None:
+    def publish(self, payload: Message, correlation_id: str = "") -> None:
+        """Publishes an event; satisfies Publish."""
+        self._bus.publish(payload, correlation_id)
+
+    def publish_crash(self, crash: Crash) -> None:
         """Publishes one crash."""
-        self._bus.publish(crash_event(crash), correlation_id=crash.name)
+        self.publish(crash_event(crash), crash.name)
 
     async def stop(self) -> None:
         """Stops the delivery; events that are not delivered yet are lost."""
