@@ -50,7 +50,7 @@ class Relay(grpc.GenericRpcHandler):
             # gRPC stores what this raises, with its context and frames, in a cycle: neither may
             # have the request, which would stay in memory until the next garbage collection.
             del request
-            await context.abort(*status)
+            return await context.abort(*status)
 
         if route.streams:
             return grpc.unary_stream_rpc_method_handler(handle)
