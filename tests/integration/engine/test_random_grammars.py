@@ -40,6 +40,7 @@ def test_what_pocket_ends_is_allowed(pocket: ConstrainedRig, languages: list[Lan
 
 
 @pytest.mark.schemas
+@pytest.mark.timeout(1200)
 @suite(50)
 @given(BATCHES)
 def test_what_ends_is_allowed_by_a_thousand(rig: ConstrainedRig, languages: list[Language]) -> None:
@@ -47,6 +48,7 @@ def test_what_ends_is_allowed_by_a_thousand(rig: ConstrainedRig, languages: list
 
 
 @pytest.mark.schemas
+@pytest.mark.timeout(1200)
 @suite(50)
 @given(BATCHES)
 def test_what_pocket_ends_is_allowed_by_a_thousand(
