@@ -99,7 +99,7 @@ async def test_a_runtime_that_is_killed_while_it_fetches_goes_on_at_the_byte_rea
 
 @asynccontextmanager
 async def loaded(
-    network: Network, hosts: Sequence[Path], source: Path, **how: int
+    network: Network, hosts: Sequence[Path], source: Path, request: model_pb2.LoadModelRequest
 ) -> AsyncIterator[model_pb2.ModelVersion]:
     """A real model service, runtimes and engines; each runtime has the files in its own place."""
     settings = {"MLXMESH_RUNTIME_SHARED_PATHS": "false", "MLXMESH_RUNTIME_SPARE_ENGINE": "false"}
@@ -115,8 +115,7 @@ async def loaded(
         channel = await stack.enter_async_context(open_channel(address))
         stub = model_pb2_grpc.ModelServiceStub(channel)
         await stub.RegisterModel(model_pb2.RegisterModelRequest(name="mini", directory=str(source)))
-        load = model_pb2.LoadModelRequest(model="mini", **how)
-        [*_, last] = [message async for message in stub.LoadModel(load)]
+        [*_, last] = [message async for message in stub.LoadModel(request)]
         yield last.version
 
 
@@ -132,7 +131,8 @@ async def test_two_runtimes_load_a_model_that_neither_host_has(
     network: Network, tmp_path: Path
 ) -> None:
     hosts = [host_dir(tmp_path, name) for name in ("a", "b")]
-    async with loaded(network, hosts, POCKET_MINI, replicas=2) as version:
+    request = model_pb2.LoadModelRequest(model="mini", replicas=2)
+    async with loaded(network, hosts, POCKET_MINI, request) as version:
         assert version.ready_replicas == 2
         assert not version.rejections
         assert_fetched(hosts, version.digest, POCKET_MINI)
@@ -145,7 +145,8 @@ async def test_a_group_runs_on_two_hosts_that_lack_its_model(
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(POCKET_MINI / file, source)
     hosts = [host_dir(tmp_path, name) for name in ("a", "b")]
-    async with loaded(network, hosts, source, group_size=2) as version:
+    request = model_pb2.LoadModelRequest(model="mini", group_size=2)
+    async with loaded(network, hosts, source, request) as version:
         assert version.ready_replicas == 1
         [group] = version.groups
         assert [each.rank for each in group.ranks] == [0, 1]
