@@ -97,13 +97,23 @@ class ModelMethods:
         *,
         replicas: int | None = None,
         profile: str = "",
+        group_size: int | None = None,
+        group_split: str | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[model_pb.LoadModelResponse]:
         """Loads a model; all its replicas are ready when the stream ends.
 
         `profile` is NAME or NAME@REVISION, or `default`; by default that of the last load.
+        `group_size` ranks compute each replica, on as many hosts as there are; `group_split` is
+        tensor, pipeline or auto. None for what the profile says.
         """
-        request = model_pb.LoadModelRequest(model=model, replicas=replicas, profile=profile)
+        request = model_pb.LoadModelRequest(
+            model=model,
+            replicas=replicas,
+            profile=profile,
+            group_size=group_size,
+            group_split=group_split,
+        )
         return self._calls.stream(self._models.LoadModel, request, timeout_s, safe=False)
 
     async def unload_model(

@@ -25,6 +25,7 @@ class ProfileSettings(TypedDict, total=False):
     speculative: str | None
     draft_model: str | None
     group_size: int | None
+    group_split: str | None
     tool_format: str | None
     reasoning_format: str | None
     chat_template: str | None

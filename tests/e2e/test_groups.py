@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -46,10 +47,12 @@ async def test_streams_outlive_a_rank_of_their_group(mesh: RunningMesh, tmp_path
         shutil.copy(POCKET_MINI / file, path)
     assert mesh.command("unload", "pocket").returncode == 0
     assert mesh.command("register", str(path), "--name", "wide").returncode == 0
-    set_ = mesh.command("profiles", "set", "two", "--group-size", "2")
-    assert set_.returncode == 0, set_.stderr
-    loaded = mesh.command("load", "wide", "--profile", "two")
+    loaded = mesh.command("load", "wide", "--group", "2")
     assert loaded.returncode == 0, loaded.stderr
+    assert "(1 replica of 2 ranks)\nranks 0 and 1 on runtime" in loaded.stdout
+    listed = json.loads(mesh.command("models", "--json").stdout)["models"]
+    [version] = next(model for model in listed if model["name"] == "wide")["versions"]
+    assert [each["host"] for each in version["groups"][0]["ranks"]] == ["127.0.0.1"] * 2
     before = ranks_of(mesh, "wide")
     assert [*before] == [1]
     never = asyncio.Event()

@@ -330,7 +330,7 @@ class FakeModels(ModelServiceServicer):
     async def LoadModel(self, request: Any, context: Any) -> AsyncIterator[m.LoadModelResponse]:
         self._enter(request)
         for ready in range(request.replicas + 1):
-            version = m.ModelVersion(version=1, ready_replicas=ready)
+            version = m.ModelVersion(version=1, ready_replicas=ready, group_size=request.group_size)
             yield m.LoadModelResponse(name=request.model, version=version)
 
     async def UnloadModel(self, request: Any, context: Any) -> m.UnloadModelResponse:

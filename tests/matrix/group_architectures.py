@@ -1,10 +1,11 @@
-"""Prints which architectures a group of two ranks computes exactly.
+"""Prints which architectures a group computes exactly.
 
-    python -m tests.matrix.group_architectures [ARCHITECTURE ...]
+    python -m tests.matrix.group_architectures [--split pipeline] [--size 3] [ARCHITECTURE ...]
 
 Each rank compares the scores of its part, over the ring, with those of the whole model.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward.forward_pass import feed
 from mlxmesh_engine.forward.loader import read_model
+from mlxmesh_engine.groups.pipeline import PassesInOrder, can_pipeline, pipeline
 from mlxmesh_engine.groups.ring import Ring, open_ring
 from mlxmesh_engine.groups.sharding import can_divide, divide
 from mlxmesh_shared.errors import MeshError
@@ -26,26 +28,35 @@ from tests.fakes.tiny_model import mx
 from tests.matrix.configs import architectures
 from tests.matrix.examination import write_architecture
 
-_SIZE = 2
 _PROMPT = [5, 9, 17, 33, 65, 101]
 # Relative to the spread of the scores.
 _ROUNDING = 1e-4
 
 
 def main() -> None:
-    """Starts the two ranks on all architectures; rank 0 prints."""
-    names = sys.argv[1:] or architectures()
-    addresses = json.dumps([f"127.0.0.1:{port}" for port in free_ports(_SIZE)])
-    line = [sys.executable, "-m", "tests.matrix.group_architectures", "--rank"]
+    """Starts the ranks on all architectures; rank 0 prints."""
+    given = _arguments().parse_args()
+    addresses = json.dumps([f"127.0.0.1:{port}" for port in free_ports(given.size)])
+    line = [sys.executable, "-m", "tests.matrix.group_architectures", *sys.argv[1:]]
     with TemporaryDirectory() as folder:
         ranks = [
-            subprocess.Popen([*line, str(rank), addresses, folder, *names]) for rank in range(_SIZE)
+            subprocess.Popen([*line, "--place", str(rank), addresses, folder])
+            for rank in range(given.size)
         ]
         for rank in ranks:
             rank.wait()
 
 
-def compare(rank: int, addresses: list[str], folder: Path, names: list[str]) -> None:
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--split", choices=["tensor", "pipeline"], default="tensor")
+    parser.add_argument("--size", type=int, default=2)
+    parser.add_argument("--place", nargs=3, metavar=("RANK", "ADDRESSES", "FOLDER"))
+    parser.add_argument("names", nargs="*", metavar="ARCHITECTURE")
+    return parser
+
+
+def compare(rank: int, addresses: list[str], folder: Path, names: list[str], split: str) -> None:
     """Runs in each rank."""
     ring = open_ring(rank, addresses)
     for name in names:
@@ -53,22 +64,27 @@ def compare(rank: int, addresses: list[str], folder: Path, names: list[str]) -> 
         mx.random.seed(0)
         try:
             path = write_architecture(folder / f"{name}-{rank}", name)
-            result = _result(path, ring)
-        except Exception as error:  # noqa: BLE001 - what mlx-lm cannot make here is reported
+            result = _result(path, ring, split)
+        # What mlx-lm cannot make here is reported; one architecture exits without its package.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
             result = f"not made: {type(error).__name__}: {str(error)[:80]}"
         if rank == 0 and result:
             print(name, result, flush=True)
 
 
-def _result(path: Path, ring: Ring) -> str:
+def _result(path: Path, ring: Ring, split: str) -> str:
     """Empty if mlx-lm cannot divide it."""
     whole, _ = read_model(path)
-    if not can_divide(whole):
+    if not (can_divide(whole) if split == "tensor" else can_pipeline(whole)):
         return ""
     expected = _scores(whole)
     part, _ = read_model(path)
     try:
-        divide(part, ring)
+        if split == "tensor":
+            divide(part, ring)
+        else:
+            pipeline(part, ring)
+            part = PassesInOrder(part)
     except MeshError as error:
         return error.message
     gap = np.abs(_scores(part) - expected).max() / np.ptp(expected)
@@ -83,7 +99,15 @@ def _scores(model: Any) -> np.ndarray[Any, Any]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--rank"]:
-        compare(int(sys.argv[2]), json.loads(sys.argv[3]), Path(sys.argv[4]), sys.argv[5:])
-    else:
+    chosen = _arguments().parse_args()
+    if chosen.place is None:
         main()
+    else:
+        own_rank, ring_addresses, models = chosen.place
+        compare(
+            int(own_rank),
+            json.loads(ring_addresses),
+            Path(models),
+            chosen.names or architectures(),
+            chosen.split,
+        )

@@ -220,6 +220,23 @@ def load(
             autocompletion=complete_profile,
         ),
     ] = "",
+    group: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=16,
+            help="Ranks that compute each replica together, on as many hosts as there are;"
+            " 1 for one process.  [default: as the profile says]",
+        ),
+    ] = None,
+    group_split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|tensor|pipeline",
+            help="How ranks divide the model: every layer, or the layers among them."
+            "  [default: as the profile says]",
+        ),
+    ] = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -228,6 +245,7 @@ def load(
 
     A host that lacks the model's files fetches them from the mesh first.
     Replicas that were loaded with other settings are replaced, one after another.
+    Later loads keep --group and --group-split, unless they name them or a profile.
     """
 
     async def work() -> tuple[str, ModelVersion]:
@@ -236,7 +254,14 @@ def load(
         async with connect(address, data_dir) as client:
             with steps_bar(f"loading {model}", total=replicas, quiet=json) as advance:
                 last = None
-                async for last in client.load_model(model, replicas=replicas, profile=profile):
+                loading = client.load_model(
+                    model,
+                    replicas=replicas,
+                    profile=profile,
+                    group_size=group,
+                    group_split=group_split,
+                )
+                async for last in loading:
                     advance(last.version.ready_replicas, _fetches(last.version))
         return _final(last)
 
@@ -249,7 +274,13 @@ def load(
         with_profile = ""
         if version.profile:
             with_profile = f", profile {version.profile}@{version.profile_revision}"
-        typer.echo(f"{name}@{version.version} is ready ({replicas} {noun}{with_profile})")
+        of_ranks = f" of {version.group_size} ranks" if version.group_size > 1 else ""
+        ready = f"{replicas} {noun}{of_ranks}{with_profile}"
+        typer.echo(f"{name}@{version.version} is ready ({ready})")
+        from mlxmesh_cli.screen.tables import group_words
+
+        for words in group_words(to_dict(version)):
+            typer.echo(words)
         for runtime, why in sorted(version.rejections.items()):
             typer.echo(f"rejected by {runtime}: {why.message}", err=True)
 

@@ -143,6 +143,10 @@ def set_profile(
         int | None,
         typer.Option(min=1, max=16, help="Ranks that compute a replica together, over hosts."),
     ] = None,
+    group_split: Annotated[
+        str | None,
+        typer.Option(metavar="auto|tensor|pipeline", help="How ranks divide the model."),
+    ] = None,
     tool_format: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Format of tool calls.")
     ] = None,
@@ -178,6 +182,7 @@ def set_profile(
         "speculative": speculative,
         "draft_model": draft_model,
         "group_size": group_size,
+        "group_split": group_split,
         "tool_format": tool_format,
         "reasoning_format": reasoning_format,
         "chat_template": _read(template) if template is not None else None,

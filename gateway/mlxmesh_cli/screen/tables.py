@@ -32,6 +32,7 @@ def models_table(models: Sequence[Model]) -> Grid:
         Column("context", drop=5, right=True),
         Column("kind", drop=3, rare=True),
         Column("profile", drop=5, rare=True),
+        Column("ranks", drop=3, rare=True),
         Column("aliases", drop=2),
         Column("source", drop=7),
         Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
@@ -42,7 +43,7 @@ def models_table(models: Sequence[Model]) -> Grid:
             table.add(*_model_row(model, version))
         if message.HasField("ensemble"):
             recipe = f"{kind_of(message.ensemble)} of {models_of(message.ensemble)}"
-            table.add(message.name, "ensemble", *([""] * 8), recipe, "")
+            table.add(message.name, "ensemble", *([""] * 9), recipe, "")
     return table
 
 
@@ -81,7 +82,7 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
             "upstream",
             *("", "", ""),
             f"{version['context_tokens']:,}" if version["context_tokens"] else "",
-            *("", ""),
+            *("", "", ""),
             " ".join(aliases),
             version["source"],
             _failure(version),
@@ -96,6 +97,7 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
         f"{version['context_tokens']:,}",
         "" if version["kind"] in ("generation", "unspecified") else version["kind"],
         f"{version['profile']}@{version['profile_revision']}" if version["profile"] else "",
+        _ranks(version),
         " ".join(aliases),
         version["source"],
         _failure(version),
@@ -115,6 +117,34 @@ def _failure(version: dict[str, Any]) -> str:
         if message not in failed:
             words.append(message if runtime in message else f"{runtime}: {message}")
     return "; ".join(words)
+
+
+def _ranks(version: dict[str, Any]) -> str:
+    """The ranks of each replica that is a group, and where they run; empty without groups."""
+    size = version.get("group_size", 1)
+    return "; ".join(group_words(version)) or (str(size) if size > 1 else "")
+
+
+def group_words(version: dict[str, Any]) -> list[str]:
+    """For each replica that is a group, where its ranks run."""
+    return [_group_words(group["ranks"]) for group in version.get("groups", ())]
+
+
+def _group_words(ranks: Sequence[dict[str, Any]]) -> str:
+    """Such as `ranks 0 and 2 on runtime-a (10.0.0.1), rank 1 on runtime-b (10.0.0.2)`."""
+    places: dict[str, list[str]] = {}
+    for rank in ranks:
+        where = f"{rank['runtime_id']} ({rank['host']})" if rank["host"] else rank["runtime_id"]
+        places.setdefault(where, []).append(str(rank["rank"]))
+    return ", ".join(
+        f"{'ranks' if len(numbers) > 1 else 'rank'} {joined(numbers)} on {where}"
+        for where, numbers in places.items()
+    )
+
+
+def joined(words: Sequence[str]) -> str:
+    """Such as `0, 1 and 2`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def fetch_words(runtime: str, done_bytes: int, total_bytes: int) -> str:
@@ -221,6 +251,7 @@ def _states_table(models: Sequence[dict[str, Any]]) -> Grid:
         Column("model"),
         Column("state"),
         Column("ready", right=True),
+        Column("ranks", drop=2, rare=True),
         Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
     )
     for model in models:
@@ -228,7 +259,7 @@ def _states_table(models: Sequence[dict[str, Any]]) -> Grid:
             ready = f"{version['ready_replicas']}/{version['desired_replicas']}"
             ready = "upstream" if version.get("upstream") else ready
             label = f"{model['name']}@{version['version']}"
-            table.add(label, version["state"], ready, _failure(version))
+            table.add(label, version["state"], ready, _ranks(version), _failure(version))
         if model.get("ensemble"):
-            table.add(model["name"], "ensemble", "", "")
+            table.add(model["name"], "ensemble", "", "", "")
     return table

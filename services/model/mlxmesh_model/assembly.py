@@ -27,6 +27,7 @@ from mlxmesh_model.hub.assembly import make_hub
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.fetches import Fetches
+from mlxmesh_model.replicas.groups import Groups
 from mlxmesh_model.replicas.lease import FileLeadership, Leadership, Lease
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
@@ -67,6 +68,7 @@ class Catalogue:
     pruning: Pruning
     rejections: Rejections
     fetches: Fetches
+    groups: Groups
     known: KnownDigests
     served: CatalogueFiles
     uploads: Uploads
@@ -140,7 +142,7 @@ async def open_catalogue(
     stack.push_async_callback(runtimes.close)
     stack.push_async_callback(shown_runtimes.close)
     rejections = Rejections(partial(publish_rejection, publish))
-    fetches = Fetches()
+    fetches, groups = Fetches(), Groups()
     known = KnownDigests(settings.data_dir / "registered_digests.json")
     uploads = Uploads()
     uploads.observe(process.telemetry.of_process.metrics)
@@ -159,7 +161,7 @@ async def open_catalogue(
         runtimes=runtimes,
         interval_s=settings.reconcile_interval_s,
         rejections=rejections,
-        fetches=fetches,
+        observers=(fetches.observe, groups.observe),
         leadership=leader,
         policies=policies,
     )
@@ -201,6 +203,7 @@ async def open_catalogue(
         pruning=pruning,
         rejections=rejections,
         fetches=fetches,
+        groups=groups,
         known=known,
         served=CatalogueFiles(store=store, blobs=blobs, known=known),
         uploads=uploads,
@@ -233,6 +236,7 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         ),
         rejections=catalogue.rejections.of,
         fetches=catalogue.fetches.of,
+        groups=catalogue.groups.of,
         sha256_of=catalogue.known.sha256,
     )
     transfers = TransferServicer(catalogue.served, catalogue.uploads)

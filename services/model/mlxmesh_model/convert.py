@@ -1,6 +1,6 @@
 """Converts the catalogue's domain objects to ModelService's messages and back."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,9 @@ from mlxmesh_model.catalogue.models import (
     Version,
 )
 from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
+from mlxmesh_model.profiles.profile import GroupChoice
 from mlxmesh_model.replicas.convert import to_failure
+from mlxmesh_model.replicas.groups import Group
 from mlxmesh_model.replicas.placement import Fetch
 from mlxmesh_model.upstreams.convert import to_upstream
 from mlxmesh_shared.errors import MeshError
@@ -55,6 +57,8 @@ RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
 _NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
 
 
+GroupsOf = Callable[[Version], Sequence[Group]]
+"""The replicas of a version that are groups."""
 FetchesOf = Callable[[Version], Mapping[str, Fetch]]
 """The runtimes that fetch the files of a version, and how far they are."""
 
@@ -68,19 +72,26 @@ def no_fetches(_: Version) -> Mapping[str, Fetch]:
     return {}
 
 
+def no_groups(_: Version) -> Sequence[Group]:
+    """None of any version."""
+    return ()
+
+
 def to_model(
     model: Model,
     *,
     only: Version | None = None,
     rejections: RejectionsOf = _none,
     fetches: FetchesOf = no_fetches,
+    groups: GroupsOf = no_groups,
 ) -> model_pb2.Model:
     """A model with all its versions, or with only one of them."""
     versions = [version for version in model.versions if only in (None, version)]
     return model_pb2.Model(
         name=model.name,
         versions=[
-            to_version(version, rejections(version), fetches(version)) for version in versions
+            to_version(version, rejections(version), fetches(version), groups(version))
+            for version in versions
         ],
         aliases=model.aliases,
         default_version=model.default_version,
@@ -158,6 +169,7 @@ def to_version(
     version: Version,
     rejections: Mapping[str, FailureRecord] | None = None,
     fetches: Mapping[str, Fetch] | None = None,
+    groups: Sequence[Group] = (),
 ) -> model_pb2.ModelVersion:
     """A version; the properties of its files are unset until it is on disk."""
     artifact = version.artifact or _NOTHING_ON_DISK
@@ -191,6 +203,25 @@ def to_version(
             one: model_pb2.FileFetch(done_bytes=fetch.done_bytes, total_bytes=fetch.total_bytes)
             for one, fetch in (fetches or {}).items()
         },
+        group_size=version.settings.group_size or 1,
+        group_split=version.settings.group_split or "",
+        groups=map(_to_group, groups),
+    )
+
+
+def _to_group(group: Group) -> model_pb2.ReplicaGroup:
+    ranks = [
+        model_pb2.ReplicaRank(rank=each.rank, runtime_id=each.runtime_id, host=each.host)
+        for each in group.ranks
+    ]
+    return model_pb2.ReplicaGroup(engine_id=group.engine_id, ranks=ranks)
+
+
+def from_group(request: model_pb2.LoadModelRequest) -> GroupChoice:
+    """What a load says about groups."""
+    return GroupChoice(
+        request.group_size if request.HasField("group_size") else None,
+        request.group_split if request.HasField("group_split") else None,
     )
 
 

@@ -15,6 +15,7 @@ from mlxmesh_model.artifacts import folder as artifacts
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.catalogue.models import Model, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.paging import from_page_token, to_page_token
 from mlxmesh_model.profiles.profile import ProfileReference
@@ -48,11 +49,13 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         demand: Demand,
         rejections: convert.RejectionsOf,
         fetches: convert.FetchesOf = convert.no_fetches,
+        groups: convert.GroupsOf = convert.no_groups,
         sha256_of: Callable[[Path], str] = sha256,
     ) -> None:
         """sha256_of: of files in registered directories."""
         self._store = store
         self._fetches = fetches
+        self._groups = groups
         self._sha256_of = sha256_of
         self._profiles = Profiles(store.transactions)
         self._pulls = pulls
@@ -119,10 +122,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         model = await self._store.model(reference.name)
         pinned = reference.version is not None or reference.alias is not None
         only = model.resolve(reference) if pinned else None
-        shown = convert.to_model(
-            model, only=only, rejections=self._rejections, fetches=self._fetches
-        )
-        return pb.GetModelResponse(model=shown)
+        return pb.GetModelResponse(model=self._shown(model, only))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: _Context
@@ -133,10 +133,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         page = found[:size]
         token = to_page_token(page[-1].name) if len(found) > size else ""
         return pb.ListModelsResponse(
-            models=[
-                convert.to_model(model, rejections=self._rejections, fetches=self._fetches)
-                for model in page
-            ],
+            models=[self._shown(model) for model in page],
             next_page_token=token,
         )
 
@@ -152,11 +149,15 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> AsyncGenerator[pb.LoadModelResponse]:
         replicas = request.replicas if request.HasField("replicas") else 1
         profile = ProfileReference.parse(request.profile) if request.profile else None
-        load = self._loader.load(ModelReference.parse(request.model), replicas, profile)
+        reference, group = ModelReference.parse(request.model), convert.from_group(request)
+        load = self._loader.load(reference, replicas, profile, group)
         async with aclosing(load):
             async for version in load:
                 shown = convert.to_version(
-                    version, self._rejections(version), self._fetches(version)
+                    version,
+                    self._rejections(version),
+                    self._fetches(version),
+                    self._groups(version),
                 )
                 yield pb.LoadModelResponse(name=version.model, version=shown)
 
@@ -238,6 +239,16 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             for start in range(0, max(1, len(content)), _CHUNK_BYTES):
                 chunk = content[start : start + _CHUNK_BYTES]
                 yield pb.GetTokenizerResponse(file_name=name, data=chunk)
+
+    def _shown(self, model: Model, only: Version | None = None) -> pb.Model:
+        """A model, or one version of it, with what is not in the catalogue."""
+        return convert.to_model(
+            model,
+            only=only,
+            rejections=self._rejections,
+            fetches=self._fetches,
+            groups=self._groups,
+        )
 
     async def _template(self, profile: str) -> str | None:
         """The chat template of a profile; None if it has none."""

@@ -31,6 +31,7 @@ from mlxmesh_runtime.engine_record import (
 from mlxmesh_runtime.files.file_fetch import Progress
 from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.memory_guard import MemoryStatus
+from mlxmesh_runtime.rank_state import RankState
 
 HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
 INFO_REQUEST = pb.GetRuntimeInfoRequest()
@@ -68,15 +69,40 @@ def host_rank_request(spec: EngineSpec, place: RankPlace) -> pb.HostRankRequest:
             model_version=spec.model_version,
             model_dir=str(spec.model_dir),
             options=pb.EngineOptions(**given),
+            files=_files_to(spec.files) if spec.files is not None else None,
         ),
         rank=place.rank,
         leader=place.leader,
     )
 
 
+def rank_state_to(state: RankState) -> pb.HostRankResponse:
+    """How far a rank is, as a message."""
+    response = pb.HostRankResponse(pid=state.pid)
+    if state.fetch is not None:
+        _set_fetch(response.fetch, state.fetch)
+    return response
+
+
+def rank_state_from(response: pb.HostRankResponse) -> RankState:
+    """How far a rank on another host is."""
+    fetch = response.fetch
+    progress = Progress(fetch.done_bytes, fetch.total_bytes) if response.HasField("fetch") else None
+    return RankState(response.pid, progress)
+
+
 def place_from(request: pb.HostRankRequest) -> RankPlace:
     """Which rank to run, and whom it follows."""
     return RankPlace(request.rank, request.leader)
+
+
+def _files_to(files: ModelFiles) -> pb.ModelFiles:
+    return pb.ModelFiles(digest=files.digest, weights_bytes=files.weights_bytes)
+
+
+def _set_fetch(message: pb.FetchProgress, fetch: Progress) -> None:
+    message.done_bytes, message.total_bytes = fetch.done_bytes, fetch.total_bytes
+    message.SetInParent()
 
 
 def _files_from(files: pb.ModelFiles) -> ModelFiles:
@@ -113,8 +139,7 @@ def engine_to(
         ],
     )
     if fetch is not None:
-        engine.fetch.done_bytes, engine.fetch.total_bytes = fetch.done_bytes, fetch.total_bytes
-        engine.fetch.SetInParent()
+        _set_fetch(engine.fetch, fetch)
     if record.last_failure is not None:
         engine.last_failure.CopyFrom(failure_to(record.last_failure))
     if record.started_at is not None:

@@ -31,6 +31,7 @@ class EngineOptions:
     speculative: str | None = None
     draft_model_dir: str | None = None
     group_size: int | None = None
+    group_split: str | None = None
 
     @property
     def draft_dir(self) -> Path | None:

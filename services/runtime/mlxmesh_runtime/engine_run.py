@@ -89,7 +89,7 @@ class EngineRun:
         self._probe: EngineProbe | None = None
         self._instance: Instance | None = None
         self._registering: asyncio.Task[None] | None = None
-        self._ranks = GroupRanks(spec, host.runtimes)
+        self._ranks = GroupRanks(spec, host.runtimes, silence_s=host.start_timeout_s)
 
     @property
     def ranks(self) -> tuple[RankRecord, ...]:
@@ -121,9 +121,15 @@ class EngineRun:
 
     async def wait_until_ready(self) -> str:
         """Wait until the engine is registered; return its address. Raises: EngineDown."""
+        self._ranks.start(self._process_group_address())
+        # The other ranks' hosts may have to fetch the files, which has limits of its own.
+        await _first_of(
+            self._raise_at_exit(FailureReason.START_FAILED),
+            self._ranks.wait_placed(),
+            self._raise_if_rank_lost(FailureReason.START_FAILED),
+        )
         try:
             async with asyncio.timeout(self._host.start_timeout_s):
-                self._ranks.start(self._process_group_address())
                 return await _first_of(
                     self._raise_at_exit(FailureReason.START_FAILED),
                     self._register(),

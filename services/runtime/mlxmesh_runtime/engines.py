@@ -23,6 +23,7 @@ from mlxmesh_runtime.memory_guard import (
     MemoryLimits,
     check_fits,
 )
+from mlxmesh_runtime.rank_state import RankState
 from mlxmesh_runtime.supervisor import RestartLimits, Supervisor
 from mlxmesh_shared.errors import (
     Draining,
@@ -87,19 +88,20 @@ class Engines:
         supervisor.start()
         return supervisor.record
 
-    async def host_rank(self, spec: EngineSpec, place: RankPlace) -> AsyncIterator[int]:
-        """Run a rank of another engine's group while the iteration lasts; gives its process id.
+    async def host_rank(self, spec: EngineSpec, place: RankPlace) -> AsyncIterator[RankState]:
+        """Run a rank of another engine's group while the iteration lasts; gives its state.
 
-        Raises: InvalidArgument, InsufficientMemory, Draining, EngineLost, ModelRefused.
+        Raises: InvalidArgument, InsufficientMemory, DiskFull, FetchFailed, ModelFilesDamaged,
+        Draining, EngineLost, ModelRefused.
         """
         memory = await self._free_memory()
         if self._closing:
             raise Draining("the runtime is shutting down; use another runtime")
-        self._check_files(spec.model_dir, "engine.model_dir", None)
+        self._check_files(spec.model_dir, "engine.model_dir", spec.files)
         needed = self._check_memory(spec, memory)
-        async with aclosing(self._hosted.run(spec, place, needed)) as pids:
-            async for pid in pids:
-                yield pid
+        async with aclosing(self._hosted.run(spec, place, needed)) as states:
+            async for state in states:
+                yield state
 
     async def stop(self, engine_id: str, grace_s: float) -> None:
         """Drain an engine, kill it after the grace, and remove it, even if the caller goes away.
@@ -127,8 +129,9 @@ class Engines:
 
     @property
     def digests(self) -> frozenset[str]:
-        """Of the files that the engines of this host have."""
+        """Of the files that the engines and ranks of this host have."""
         specs = [supervisor.record.spec for supervisor in self._supervisors.values()]
+        specs += self._hosted.specs
         files = [each for spec in specs for each in (spec.files, spec.draft_files)]
         return frozenset(each.digest for each in files if each is not None)
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import EngineSpec, RankRecord
+from mlxmesh_runtime.rank_state import RankState
 from mlxmesh_shared.errors import EngineLost, MeshError, NoRuntime
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +42,8 @@ class Runtimes(Protocol):
         """Those that respond."""
         ...
 
-    def hold(self, runtime_id: str, spec: EngineSpec, place: RankPlace) -> AsyncIterator[int]:
-        """Runs a rank for as long as the iteration lasts; first gives its process id.
+    def hold(self, runtime_id: str, spec: EngineSpec, place: RankPlace) -> AsyncIterator[RankState]:
+        """Runs a rank for as long as the iteration lasts, with its files fetched before.
 
         Raises: MeshError when it has ended, or could not begin.
         """
@@ -49,8 +53,15 @@ class Runtimes(Protocol):
 class GroupRanks:
     """Call `start` once, `close` at any time; an engine without a group has no ranks."""
 
-    def __init__(self, spec: EngineSpec, runtimes: Runtimes | None) -> None:
+    def __init__(
+        self, spec: EngineSpec, runtimes: Runtimes | None, *, silence_s: float = math.inf
+    ) -> None:
+        """silence_s: how long to wait for rank 0, and for each message of a runtime that starts
+        a rank.
+        """
         self._spec = spec
+        self._silence_s = silence_s if silence_s < math.inf else None
+        self._placed = asyncio.Event()
         self._runtimes = runtimes
         self._records: dict[int, RankRecord] = {}
         self._holding: list[asyncio.Task[None]] = []
@@ -66,8 +77,13 @@ class GroupRanks:
         """Recruits the ranks once it is known where rank 0 listens for them."""
         if self._spec.group_size == 1:
             leader.close()
+            self._placed.set()
             return
         self._recruiting = asyncio.create_task(self._recruit(leader))
+
+    async def wait_placed(self) -> None:
+        """Returns once all ranks have a process; that does not end when the group is lost."""
+        await self._placed.wait()
 
     async def wait_lost(self) -> MeshError:
         """Returns why the group cannot go on."""
@@ -82,12 +98,13 @@ class GroupRanks:
 
     async def _recruit(self, leader: Coroutine[Any, Any, str]) -> None:
         try:
-            address = await leader
+            address = await self._in_time(leader)
             if self._runtimes is None:
                 raise NoRuntime("this runtime cannot run groups")
             places = Counter({self._runtimes.own_id: 1})
             for rank in range(1, self._spec.group_size):
                 await self._place(RankPlace(rank, address), places, self._runtimes)
+            self._placed.set()
         except MeshError as error:
             self._lose(error)
 
@@ -97,7 +114,7 @@ class GroupRanks:
         for candidate in ordered(await runtimes.candidates(), places):
             stream = runtimes.hold(candidate.runtime_id, self._spec, place)
             try:
-                pid = await anext(stream)
+                pid = await self._pid(stream)
             except MeshError as error:
                 refusals.append(f"{candidate.runtime_id}: {error.message}")
                 continue
@@ -109,7 +126,22 @@ class GroupRanks:
         why = "; ".join(refusals) or "no runtime responds"
         raise NoRuntime(f"no runtime can run rank {place.rank} of the group: {why}")
 
-    async def _hold(self, record: RankRecord, stream: AsyncIterator[int]) -> None:
+    async def _pid(self, stream: AsyncIterator[RankState]) -> int:
+        """That of the rank, once its runtime has the files. Raises: MeshError."""
+        state = RankState()
+        while not state.pid:
+            state = await self._in_time(anext(stream))
+        return state.pid
+
+    async def _in_time(self, awaited: Awaitable[T]) -> T:
+        """Raises: EngineLost if it takes too long."""
+        try:
+            async with asyncio.timeout(self._silence_s):
+                return await awaited
+        except TimeoutError:
+            raise EngineLost(f"nothing was heard of it for {self._silence_s:g} s") from None
+
+    async def _hold(self, record: RankRecord, stream: AsyncIterator[RankState]) -> None:
         try:
             async for _ in stream:
                 pass

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from mlxmesh.runtime.v1.runtime_pb2_grpc import RuntimeServiceStub
-from mlxmesh_runtime.convert import INFO_REQUEST, host_rank_request
+from mlxmesh_runtime.convert import INFO_REQUEST, host_rank_request, rank_state_from
 from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import EngineSpec
 from mlxmesh_runtime.group_ranks import Candidate
+from mlxmesh_runtime.rank_state import RankState
 from mlxmesh_shared.errors import EngineLost, MeshError, NoRuntime
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.rpc.channels import WATCH_TIMEOUTS, OpenChannel
@@ -31,7 +32,9 @@ class MeshRuntimes:
         found = await asyncio.gather(*map(self._candidate, instances))
         return [each for each in found if each is not None]
 
-    async def hold(self, runtime_id: str, spec: EngineSpec, place: RankPlace) -> AsyncIterator[int]:
+    async def hold(
+        self, runtime_id: str, spec: EngineSpec, place: RankPlace
+    ) -> AsyncIterator[RankState]:
         """As `Runtimes.hold`."""
         instances = await self._registry.resolve("runtime")
         address = next((i.address for i in instances if i.instance_id == runtime_id), None)
@@ -41,7 +44,7 @@ class MeshRuntimes:
         try:
             call = RuntimeServiceStub(channel).HostRank(host_rank_request(spec, place))
             async for response in call:
-                yield response.pid
+                yield rank_state_from(response)
             raise EngineLost("its process has ended")
         finally:
             await channel.close()

@@ -106,8 +106,8 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         self, request: pb.HostRankRequest, context: object
     ) -> AsyncIterator[pb.HostRankResponse]:
         spec, place = convert.spec_from(request.engine), convert.place_from(request)
-        async for pid in self._engines.host_rank(spec, place):
-            yield pb.HostRankResponse(pid=pid)
+        async for state in self._engines.host_rank(spec, place):
+            yield convert.rank_state_to(state)
 
     def _engine(self, record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
         return convert.engine_to(

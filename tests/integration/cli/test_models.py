@@ -110,3 +110,22 @@ def test_a_time_that_is_none_is_wrong_usage(address: str) -> None:
     assert result.exit_code == 2
     assert "--idle" in result.stderr
     assert "must be a time such as 90s" in " ".join(result.stderr.split())
+
+
+def test_a_model_is_loaded_over_several_ranks(address: str, models: FakeModels) -> None:
+    words = ("load", "qwen", "--group", "3", "--group-split", "pipeline", "--address", address)
+    done = mlxmesh(*words)
+    assert done.exit_code == 0, done.output
+    assert "qwen@1 is ready (1 replica of 3 ranks)" in done.output
+    asked = models.calls[-1]
+    assert (asked.group_size, asked.group_split) == (3, "pipeline")
+    assert json.loads(mlxmesh(*words, "--json").stdout)["version"]["group_size"] == 3
+    mlxmesh("load", "qwen", "--address", address)
+    assert not models.calls[-1].HasField("group_size")
+
+
+@pytest.mark.parametrize("size", ["0", "17", "two"])
+def test_a_group_of_an_illegal_size_is_refused(address: str, size: str) -> None:
+    refused = mlxmesh("load", "qwen", "--group", size, "--address", address)
+    assert refused.exit_code == 2
+    assert "--group" in refused.output

@@ -78,6 +78,7 @@ ALL = {
     "--max-adapters": "8",
     "--adapter-bytes": "1048576",
     "--group-size": "2",
+    "--group-split": "pipeline",
 }
 
 
@@ -108,6 +109,7 @@ def test_every_setting_is_stored_and_shown(address: str, tmp_path: Path) -> None
         "max_adapters": 8,
         "adapter_bytes": "1048576",
         "group_size": 2,
+        "group_split": "pipeline",
     }
     text = run(address, "show", "small@1").output
     assert "small@1\n" in text

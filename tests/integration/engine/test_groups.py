@@ -12,9 +12,9 @@ import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_engine.forward.loader import read_model
-from mlxmesh_engine.groups.sharding import check_exact
+from mlxmesh_engine.groups.sharding import choose_split, divide
 from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
-from mlxmesh_shared.errors import FeatureNotSupported, MeshError
+from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument, MeshError
 from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.group_engines import PATIENT_S, Group, group, spawned, submit
 from tests.fakes.reference_sampling import contest
@@ -102,9 +102,91 @@ async def test_a_group_generates_the_tokens_of_one_process(model: Path, size: in
             assert "Traceback" not in await rank.errors()
 
 
-async def _cancels(ranks: Group) -> None:
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of experts with low-rank attention, and a layer for each of three ranks."""
+    path = tmp_path_factory.mktemp("layered")
+    return write_architecture(path, "deepseek_v3", num_hidden_layers=3, vocab_size=VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+async def test_a_group_divided_by_layers_generates_the_tokens_of_one_process(
+    layered: Path, size: int
+) -> None:
+    prompts = [text(number, tokens) for number, tokens in enumerate((3, 40, 150), 1)]
+    async with group(layered, size, "--group-split", "pipeline") as ranks:
+        greedy = await ranks.run(*(submit(at, prompt) for at, prompt in enumerate(prompts, 1)))
+        assert_same(layered, prompts, Sampling(), [*greedy.values()])
+
+        warm = await ranks.results(*(submit(at, each) for at, each in enumerate(prompts, 1)))
+        assert [result.cached_tokens for result in warm.values()] == [0, 32, 128]
+        assert_same(layered, prompts, Sampling(), [result.tokens for result in warm.values()])
+
+        seeds = [submit(at, each, seed=7) for at, each in enumerate(prompts, 1)]
+        seeded = await ranks.run(*seeds)
+        assert_same(layered, prompts, Sampling(temperature=1.0, seed=7), [*seeded.values()])
+        await _cancels(ranks, max_tokens=300)
+        scored = submit(1, prompts[1])
+        scored.logprobs.prompt = True
+        results = await ranks.results(scored, submit(2, prompts[2]))
+        assert len(results[1].prompt_logprobs) == len(prompts[1]) - 1
+        assert results[1].tokens == greedy[2]
+
+        ranks.ranks[-1].process.terminate()
+        assert [await rank.ended() for rank in ranks.ranks] == [0] * size
+        for rank in ranks.ranks:
+            assert "Traceback" not in await rank.errors()
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("qwen3_5", "pipeline"), ("qwen3_5", "tensor"), ("gpt_oss", "tensor")]
+)
+async def test_a_model_with_layers_of_several_kinds_is_divided(
+    tmp_path: Path, name: str, split: str
+) -> None:
+    model = write_architecture(tmp_path / name, name, num_hidden_layers=4, vocab_size=VOCAB_SIZE)
+    prompts = [text(number, tokens) for number, tokens in enumerate((3, 40, 150), 1)]
+    async with group(model, 2, "--group-split", split) as ranks:
+        for _ in range(2):
+            greedy = await ranks.run(*(submit(at, each) for at, each in enumerate(prompts, 1)))
+            assert_same(model, prompts, Sampling(), [*greedy.values()])
+
+
+async def test_a_rank_with_some_layers_is_lost_like_any_other(layered: Path) -> None:
+    async with group(layered, 2, "--group-split", "pipeline", silence_s="1.5") as ranks:
+        begun = asyncio.Event()
+        endless = submit(1, text(1, 8), max_tokens=400)
+        running = asyncio.create_task(ranks.results(endless, begun=begun))
+        await begun.wait()
+        ranks.ranks[1].process.kill()
+        assert await ranks.ranks[0].ended() != 0
+        with pytest.raises(MeshError):
+            await running
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "why"),
+    [
+        ("deepseek_v3", 1, "1 layers, too few for 2 ranks"),
+        ("qwen3_5", 2, "the mix of layers of rank 1 differs"),
+    ],
+)
+async def test_layers_that_cannot_be_divided_are_refused(
+    tmp_path: Path, name: str, layers: int, why: str
+) -> None:
+    model = write_architecture(tmp_path / "model", name, num_hidden_layers=layers)
+    common = ("--model-dir", str(model), "--group-size", "2", "--group-split", "pipeline")
+    async with spawned(*common) as leader:
+        place = ("--group-rank", "1", "--group-leader", await leader.report("group_address"))
+        async with spawned(*common, *place, "--group-silence-s", PATIENT_S):
+            assert await leader.report("permanent") is True
+            assert why in leader.reports[-1]["message"]
+
+
+async def _cancels(ranks: Group, max_tokens: int = 1900) -> None:
     call = ranks.stub.Execute()
-    await call.write(engine_pb2.ExecuteRequest(submit=submit(1, text(9, 20), max_tokens=1900)))
+    endless = submit(1, text(9, 20), max_tokens=max_tokens)
+    await call.write(engine_pb2.ExecuteRequest(submit=endless))
     reasons: list[int] = []
     async for response in call:
         for output in response.outputs:
@@ -166,10 +248,63 @@ async def test_heads_that_cannot_be_divided_are_refused(tmp_path: Path) -> None:
             assert await leader.ended() != 0
 
 
+class Three:
+    """The ring of three ranks, as its first one sees it before anything is computed."""
+
+    def size(self) -> int:
+        return 3
+
+    def rank(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("llama", "another group_size"),
+        ("deepseek_v3", "another group_size, or group_split pipeline"),
+    ],
+)
+def test_sizes_that_cannot_be_divided_are_refused_with_what_is_possible(
+    tmp_path: Path, name: str, instead: str
+) -> None:
+    model, _ = read_model(write_architecture(tmp_path / "model", name))
+    with pytest.raises(InvalidArgument, match=f"among 3 ranks: .*; choose {instead}$"):
+        divide(model, Three())
+
+
 def test_an_architecture_that_was_not_compared_is_refused_by_name(tmp_path: Path) -> None:
     model, _ = read_model(write_architecture(tmp_path / "model", "gemma2"))
     with pytest.raises(FeatureNotSupported, match="architecture gemma2"):
-        check_exact(model)
+        choose_split(model, "auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "chosen"),
+    [
+        ("deepseek_v3", "auto", "tensor"),
+        ("deepseek_v3", "tensor", "tensor"),
+        ("deepseek_v3", "pipeline", "pipeline"),
+        ("qwen3_next", "auto", "pipeline"),
+    ],
+)
+def test_layers_are_divided_where_heads_cannot_be(
+    tmp_path: Path, name: str, wanted: str, chosen: str
+) -> None:
+    model, _ = read_model(write_architecture(tmp_path / "model", name))
+    assert choose_split(model, wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "instead"),
+    [("llama", "pipeline", "tensor"), ("qwen3_next", "tensor", "pipeline")],
+)
+def test_a_division_that_was_not_compared_is_refused_by_name(
+    tmp_path: Path, name: str, wanted: str, instead: str
+) -> None:
+    model, _ = read_model(write_architecture(tmp_path / "model", name))
+    with pytest.raises(FeatureNotSupported, match=f"{wanted} .* {name}; set it to {instead}"):
+        choose_split(model, wanted)
 
 
 async def test_ranks_with_different_files_are_refused(model: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
@@ -33,6 +34,7 @@ from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.fetch_retries import FetchRetries
 from mlxmesh_model.replicas.fetches import Fetches
+from mlxmesh_model.replicas.groups import Groups
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
 from mlxmesh_model.replicas.reconciler import Reconciler
@@ -76,10 +78,10 @@ class ModelService:
         )
 
     async def load(
-        self, model: str = "pocket", *, replicas: int = 1, profile: str = ""
+        self, model: str = "pocket", *, replicas: int = 1, profile: str = "", **group: Any
     ) -> pb.ModelVersion:
         """Loads a model and returns the version of the last message."""
-        request = pb.LoadModelRequest(model=model, replicas=replicas, profile=profile)
+        request = pb.LoadModelRequest(model=model, replicas=replicas, profile=profile, **group)
         messages = [message async for message in self.stub.LoadModel(request)]
         return messages[-1].version
 
@@ -135,7 +137,7 @@ class Mesh:
         runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(runtimes.close)
         rejections = Rejections(partial(publish_rejection, self._publish))
-        fetches = Fetches(FetchRetries(first_s=0.5))
+        fetches, groups = Fetches(FetchRetries(first_s=0.5)), Groups()
         policies = PolicyPass(
             store=store,
             settings=self.policies,
@@ -149,7 +151,7 @@ class Mesh:
             placement_retry_s=0.2,
             rejections=rejections,
             policies=policies,
-            fetches=fetches,
+            observers=(fetches.observe, groups.observe),
         )
         blobs = BlobStore(self.tmp_path / "models", self.disk)
         pruning = Pruning(store=store, blobs=blobs)
@@ -177,6 +179,7 @@ class Mesh:
             ),
             rejections=rejections.of,
             fetches=fetches.of,
+            groups=groups.of,
         )
         shown_runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(shown_runtimes.close)

@@ -9,7 +9,7 @@ import pytest
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2
-from mlxmesh.runtime.v1.runtime_pb2 import FetchProgress
+from mlxmesh.runtime.v1.runtime_pb2 import FetchProgress, Rank
 from mlxmesh.telemetry.v1.events_pb2 import ModelLoadFailed, ModelReplicaRejected
 from mlxmesh_shared.errors import (
     DiskFull,
@@ -341,6 +341,46 @@ async def test_a_model_refused_by_its_engine_is_a_failed_precondition(mesh, serv
     with pytest.raises(ModelRefused, match=re.escape("pocket@1: Missing 2 parameters: \na,\nb.")):
         await loading
     assert (await service.version()).failure.code == 9
+
+
+async def test_a_load_may_ask_for_groups_and_shows_where_their_ranks_run(mesh, service):
+    hosts = [await mesh.host(FakeRuntime("runtime-1")), await mesh.host(FakeRuntime("runtime-2"))]
+    for host in hosts:
+        host.runtime.hold = True
+    await service.register()
+    loading = asyncio.create_task(service.load(group_size=2, group_split="pipeline"))
+    while not (started := [host for host in hosts if host.runtime.engines]):
+        await asyncio.sleep(0.01)
+    runtime = started[0].runtime
+    [engine_id] = runtime.engines
+    assert runtime.options[engine_id].group_size == 2
+    assert runtime.options[engine_id].group_split == "pipeline"
+    runtime.engines[engine_id].ranks.append(Rank(rank=1, runtime_id="runtime-2", pid=7))
+    runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
+    version = await loading
+    assert (version.group_size, version.group_split) == (2, "pipeline")
+    [group] = (await service.version()).groups
+    assert group == version.groups[0]
+    assert group.engine_id == engine_id
+    leader = "runtime-1" if started[0] is hosts[0] else "runtime-2"
+    assert [(each.rank, each.runtime_id, each.host) for each in group.ranks] == [
+        (0, leader, "127.0.0.1"),
+        (1, "runtime-2", "127.0.0.1"),
+    ]
+
+
+async def test_later_loads_keep_the_group_until_one_says_otherwise(mesh, service):
+    await mesh.host()
+    await service.register()
+    plain = await service.load()
+    assert (plain.group_size, plain.group_split) == (1, "")
+    assert (await service.load(group_size=2)).group_size == 2
+    assert (await service.load(replicas=2)).group_size == 2
+    assert (await service.load(profile="default")).group_size == 1
+    assert (await service.load(profile="default", group_size=3)).group_size == 3
+    one = await service.load(group_size=1)
+    assert one.group_size == 1
+    assert not one.groups
 
 
 async def test_a_load_shows_how_far_its_runtime_fetches_the_files(mesh, service):

@@ -122,6 +122,7 @@ async def test_the_defaults_are_a_profile(service):
         (profile_pb2.EngineProfile(adapter_bytes=1000), "settings.adapter_bytes"),
         (profile_pb2.EngineProfile(group_size=0), "settings.group_size"),
         (profile_pb2.EngineProfile(group_size=17), "settings.group_size"),
+        (profile_pb2.EngineProfile(group_split="rows"), "settings.group_split"),
     ],
 )
 async def test_settings_that_are_refused_by_name(service, settings, field):

@@ -135,6 +135,10 @@ async def test_what_engines_have_it_has_not(service, far, key) -> None:
     with pytest.raises(InvalidArgument) as profile:
         await service.load("far", profile="default")
     assert profile.value.field == "profile"
+    for name, value in (("group_size", 2), ("group_split", "tensor")):
+        with pytest.raises(InvalidArgument) as group:
+            await service.load("far", **{name: value})
+        assert group.value.field == name
     with pytest.raises(FeatureNotSupported, match="no tokenizer"):
         async for _ in service.stub.GetTokenizer(pb.GetTokenizerRequest(name="far", version=1)):
             pass

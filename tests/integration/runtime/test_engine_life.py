@@ -161,6 +161,7 @@ async def test_illegal_field_is_named(runtime: RuntimeUnderTest, field: str, val
         (pb.EngineOptions(kv_cache_type="2bit"), "options.kv_cache_type"),
         (pb.EngineOptions(group_size=0), "options.group_size"),
         (pb.EngineOptions(group_size=17), "options.group_size"),
+        (pb.EngineOptions(group_split="rows"), "options.group_split"),
     ],
 )
 async def test_illegal_option_is_named(

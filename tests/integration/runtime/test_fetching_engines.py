@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
@@ -19,6 +21,7 @@ from mlxmesh_shared.errors import (
     DiskFull,
     InsufficientMemory,
     InvalidArgument,
+    ModelFilesDamaged,
     NotImplementedYet,
 )
 from mlxmesh_shared.rpc.channels import open_channel
@@ -44,6 +47,17 @@ class Rig:
     runtime: RuntimeUnderTest
     manifest: Manifest
     folder: Path
+
+    def rank(self, **engine: Any) -> Any:
+        """Rank 1 of an engine of the same model."""
+        files = pb.ModelFiles(digest=self.manifest.digest, weights_bytes=MODEL_BYTES)
+        start = pb.StartEngineRequest(
+            engine_id="e1", model="tiny", model_version=1, model_dir="/nowhere/model", files=files
+        )
+        start.MergeFrom(pb.StartEngineRequest(**engine))
+        return self.runtime.stub.HostRank(
+            pb.HostRankRequest(engine=start, rank=1, leader="127.0.0.1:1")
+        )
 
     async def start(
         self, manifest: Manifest | None = None, weights_bytes: int = MODEL_BYTES
@@ -151,6 +165,42 @@ async def test_a_prune_keeps_the_files_of_engines(rig: Rig) -> None:
     assert pruned == would
     assert pruned.freed_bytes == rig.manifest.total_bytes
     assert not rig.host.held.directory(rig.manifest.digest).exists()
+
+
+async def test_a_rank_runs_from_fetched_files_which_a_prune_keeps(rig: Rig) -> None:
+    states = aiter(rig.rank())
+    while not (state := await anext(states)).pid:
+        pass
+    fetched = content(rig.host.held.directory(rig.manifest.digest))
+    assert {name: fetched[name] for name in rig.manifest.digests} == content(rig.folder)
+    assert str(rig.host.held.directory(rig.manifest.digest)) in psutil.Process(state.pid).cmdline()
+    pruned = await rig.runtime.stub.PruneFiles(pb.PruneFilesRequest())
+    assert pruned.files == 0
+
+
+async def test_a_rank_says_that_its_files_are_fetched_until_its_call_ends(rig: Rig) -> None:
+    rig.origin.hold(0)
+    call = rig.rank()
+    states = aiter(call)
+    while not (state := await anext(states)).fetch.total_bytes:
+        pass
+    assert (state.pid, state.fetch.total_bytes) == (0, rig.manifest.total_bytes)
+    call.cancel()
+    while rig.host.fetches.progress(rig.manifest.digest) is not None:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_rank_whose_files_cannot_be_had_is_refused(rig: Rig, disk: LimitedDisk) -> None:
+    with pytest.raises(InsufficientMemory):
+        await anext(aiter(rig.rank(files=pb.ModelFiles(weights_bytes=2**39))))
+    disk.left_bytes = MODEL_BYTES - 1
+    with pytest.raises(DiskFull, match="are free"):
+        await anext(aiter(rig.rank()))
+    disk.left_bytes = 2**40
+    (rig.folder / "model.safetensors").write_bytes(b"\1" * MODEL_BYTES)
+    with pytest.raises(ModelFilesDamaged):
+        async for _ in rig.rank():
+            pass
 
 
 async def test_an_engine_has_its_runtime_fetch_an_adapter(rig: Rig) -> None:

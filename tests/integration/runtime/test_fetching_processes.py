@@ -1,8 +1,9 @@
 """Real processes with data directories of their own: runtimes that fetch, and die while they do."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mlxmesh_shared.artifacts.local_file import CHUNK_BYTES
 from mlxmesh_shared.artifacts.manifest import Manifest
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.rpc.channels import open_channel
+from tests.fakes.tiny_model import write_model as tiny_model
 from tests.fakes.transfer_hosts import MODEL_BYTES, Network, Origin, content, write_files
 from tests.integration.model.test_process import POCKET_MINI, running, until_registered
 from tests.integration.runtime.harness import PATIENCE_S
@@ -95,31 +97,59 @@ async def test_a_runtime_that_is_killed_while_it_fetches_goes_on_at_the_byte_rea
     assert origin.uploads.sent_of[weights.sha256] - before == MODEL_BYTES - 3 * CHUNK_BYTES
 
 
-async def test_two_runtimes_load_a_model_that_neither_host_has(
-    network: Network, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def loaded(
+    network: Network, hosts: Sequence[Path], source: Path, request: model_pb2.LoadModelRequest
+) -> AsyncIterator[model_pb2.ModelVersion]:
     """A real model service, runtimes and engines; each runtime has the files in its own place."""
     settings = {"MLXMESH_RUNTIME_SHARED_PATHS": "false", "MLXMESH_RUNTIME_SPARE_ENGINE": "false"}
-    hosts = [host_dir(tmp_path, name) for name in ("a", "b")]
+    tmp_path = network.tmp_path
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running("mlxmesh_model", host_dir(tmp_path, "source")))
         for host in hosts:
             await stack.enter_async_context(running("mlxmesh_runtime", host, **settings))
         address = (await until_registered(network.registry, "model")).address
         async with asyncio.timeout(2 * PATIENCE_S):
-            while len(await network.registry.resolve("runtime")) < 2:
+            while len(await network.registry.resolve("runtime")) < len(hosts):
                 await asyncio.sleep(0.1)
         channel = await stack.enter_async_context(open_channel(address))
         stub = model_pb2_grpc.ModelServiceStub(channel)
-        await stub.RegisterModel(
-            model_pb2.RegisterModelRequest(name="mini", directory=str(POCKET_MINI))
-        )
-        load = model_pb2.LoadModelRequest(model="mini", replicas=2)
-        [*_, last] = [message async for message in stub.LoadModel(load)]
-        assert last.version.ready_replicas == 2
-        assert not last.version.rejections
-        for host in hosts:
-            fetched = HeldFiles(host).whole_directory(last.version.digest)
-            assert fetched is not None
-            for name, found in content(fetched).items():
-                assert found == (POCKET_MINI / name).read_bytes()
+        await stub.RegisterModel(model_pb2.RegisterModelRequest(name="mini", directory=str(source)))
+        [*_, last] = [message async for message in stub.LoadModel(request)]
+        yield last.version
+
+
+def assert_fetched(hosts: Sequence[Path], digest: str, source: Path) -> None:
+    for host in hosts:
+        fetched = HeldFiles(host).whole_directory(digest)
+        assert fetched is not None
+        for name, found in content(fetched).items():
+            assert found == (source / name).read_bytes()
+
+
+async def test_two_runtimes_load_a_model_that_neither_host_has(
+    network: Network, tmp_path: Path
+) -> None:
+    hosts = [host_dir(tmp_path, name) for name in ("a", "b")]
+    request = model_pb2.LoadModelRequest(model="mini", replicas=2)
+    async with loaded(network, hosts, POCKET_MINI, request) as version:
+        assert version.ready_replicas == 2
+        assert not version.rejections
+        assert_fetched(hosts, version.digest, POCKET_MINI)
+
+
+async def test_a_group_runs_on_two_hosts_that_lack_its_model(
+    network: Network, tmp_path: Path
+) -> None:
+    source = tiny_model(tmp_path / "model", vocab_size=1024)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(POCKET_MINI / file, source)
+    hosts = [host_dir(tmp_path, name) for name in ("a", "b")]
+    request = model_pb2.LoadModelRequest(model="mini", group_size=2)
+    async with loaded(network, hosts, source, request) as version:
+        assert version.ready_replicas == 1
+        [group] = version.groups
+        assert [each.rank for each in group.ranks] == [0, 1]
+        found = {each.runtime_id for each in group.ranks}
+        assert found == {each.instance_id for each in await network.registry.resolve("runtime")}
+        assert_fetched(hosts, version.digest, source)

@@ -8,7 +8,13 @@ import pytest
 from rich.console import Console
 
 from mlxmesh.common.v1.failure_pb2 import Failure
-from mlxmesh.model.v1.model_pb2 import FileFetch, Model, ModelVersion
+from mlxmesh.model.v1.model_pb2 import (
+    FileFetch,
+    Model,
+    ModelVersion,
+    ReplicaGroup,
+    ReplicaRank,
+)
 from mlxmesh_cli.screen.embedding_tables import cosine
 from mlxmesh_cli.screen.output import to_dict
 from mlxmesh_cli.screen.tables import instances_table, models_table, overview_view
@@ -101,6 +107,27 @@ def test_a_runtime_that_fetches_the_files_says_how_far_it_is() -> None:
     }
     for table in in_both_tables(failing(fetches=fetches)):
         assert "runtime-1 fetches 1.5 of 93.0 MB; runtime-2 looks for the files" in table
+
+
+def test_a_replica_that_is_a_group_says_where_its_ranks_run() -> None:
+    ranks = [
+        ReplicaRank(rank=0, runtime_id="runtime-1", host="10.0.0.1"),
+        ReplicaRank(rank=1, runtime_id="runtime-2", host="10.0.0.2"),
+        ReplicaRank(rank=2, runtime_id="runtime-1", host="10.0.0.1"),
+    ]
+    away = ReplicaRank(rank=0, runtime_id="runtime-3")
+    groups = [ReplicaGroup(ranks=ranks), ReplicaGroup(ranks=[away])]
+    told = (
+        "ranks 0 and 2 on runtime-1 (10.0.0.1), rank 1 on runtime-2 (10.0.0.2); rank 0 on runtime-3"
+    )
+    for table in in_both_tables(failing(group_size=3, groups=groups)):
+        assert told in table
+
+
+def test_a_group_that_does_not_run_yet_shows_how_many_ranks_it_has() -> None:
+    for table in in_both_tables(failing(group_size=3)):
+        assert "ranks" in table or table.split()[-1] == "3"
+    assert "ranks" not in in_both_tables(failing(group_size=1))[1]
 
 
 def test_a_reason_that_ended_the_load_is_told_once() -> None:

@@ -9,6 +9,7 @@ from mlxmesh_model.profiles.convert import from_settings, to_profile
 from mlxmesh_model.profiles.profile import (
     NO_SETTINGS,
     EngineProfile,
+    GroupChoice,
     Profile,
     ProfileReference,
     check_fits_model,
@@ -25,6 +26,7 @@ SETTINGS = st.builds(
     kv_cache_bytes=st.none() | st.integers(2**20, 2**50),
     kv_cache_type=st.none() | st.sampled_from(["full", "8bit", "4bit"]),
     group_size=st.none() | st.integers(1, 16),
+    group_split=st.none() | st.sampled_from(["auto", "tensor", "pipeline"]),
     prefix_cache_bytes=st.none() | st.integers(0, 2**50),
     prefix_disk_bytes=st.none() | st.integers(0, 2**50),
     max_running=st.none() | st.integers(1, 1024),
@@ -142,3 +144,30 @@ def test_a_refusal_has_no_text_of_the_template(source: str) -> None:
     with pytest.raises(InvalidArgument, match="line 1") as caught:
         check_template(source)
     assert "se_cret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("choice", "of_profile", "expected"),
+    [
+        (GroupChoice(2), (None, None), (2, None)),
+        (GroupChoice(1), (2, "pipeline"), (None, None)),
+        (GroupChoice(1), (None, None), (None, None)),
+        (GroupChoice(3), (2, "pipeline"), (3, "pipeline")),
+        (GroupChoice(split="auto"), (2, "pipeline"), (2, None)),
+        (GroupChoice(split="tensor"), (None, None), (None, None)),
+    ],
+)
+def test_a_load_may_say_other_groups_than_the_profile(
+    choice: GroupChoice,
+    of_profile: tuple[int | None, str | None],
+    expected: tuple[int | None, str | None],
+) -> None:
+    size, split = of_profile
+    settings = choice.over(EngineProfile(group_size=size, group_split=split, dtype="float32"))
+    assert (settings.group_size, settings.group_split) == expected
+    assert settings.dtype == "float32"
+
+
+def test_a_load_that_says_nothing_of_groups_keeps_the_settings() -> None:
+    assert not GroupChoice()
+    assert GroupChoice(1)

@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,15 +10,19 @@ from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh_runtime import convert
 from mlxmesh_runtime.change_feed import Change
 from mlxmesh_runtime.device import Device
+from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import (
     EngineFailure,
     EngineOptions,
     EngineRecord,
     EngineSpec,
     FailureReason,
+    ModelFiles,
 )
+from mlxmesh_runtime.files.file_fetch import Progress
 from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.memory_guard import EngineMemory, Memory, MemoryStatus
+from mlxmesh_runtime.rank_state import RankState
 
 SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Path("/m"))
 
@@ -39,6 +43,7 @@ SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Pat
         max_adapters=st.none() | st.integers(0, 64),
         adapter_bytes=st.none() | st.integers(2**20, 2**50),
         group_size=st.none() | st.integers(1, 16),
+        group_split=st.none() | st.sampled_from(["auto", "tensor", "pipeline"]),
     )
 )
 def test_options_round_trip(options: EngineOptions) -> None:
@@ -118,3 +123,15 @@ def test_runtime_info() -> None:
         cores=2,
         versions={"mlx": "1"},
     )
+
+
+def test_another_runtime_is_asked_for_a_rank_with_all_that_it_needs() -> None:
+    spec = replace(SPEC, files=ModelFiles("a" * 64, 7), options=EngineOptions(group_size=2))
+    request = convert.host_rank_request(spec, RankPlace(1, "10.0.0.1:5000"))
+    assert convert.spec_from(request.engine) == spec
+    assert convert.place_from(request) == RankPlace(1, "10.0.0.1:5000")
+
+
+@pytest.mark.parametrize("state", [RankState(7), RankState(fetch=Progress(1, 2)), RankState()])
+def test_the_state_of_a_rank_survives_the_wire(state: RankState) -> None:
+    assert convert.rank_state_from(convert.rank_state_to(state)) == state

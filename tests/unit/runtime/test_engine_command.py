@@ -68,6 +68,7 @@ def test_the_engine_understands_every_option(tmp_path: Path) -> None:
         max_adapters=8,
         adapter_bytes=2**21,
         group_size=4,
+        group_split="pipeline",
     )
     spec = replace(SPEC, options=options)
     _, _, _, *flags = EngineCommand(mesh=MeshSettings(data_dir=tmp_path)).line(spec)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import EngineOptions, EngineSpec, RankRecord
+from mlxmesh_runtime.files.file_fetch import Progress
 from mlxmesh_runtime.group_ranks import Candidate, GroupRanks, ordered
+from mlxmesh_runtime.rank_state import RankState
 from mlxmesh_shared.errors import EngineLost, InsufficientMemory
 
 
@@ -23,11 +25,14 @@ class Runtimes:
     async def candidates(self) -> list[Candidate]:
         return [Candidate("own", 8), Candidate("full", 100), Candidate("other", 4)]
 
-    async def hold(self, runtime_id: str, spec: EngineSpec, place: RankPlace) -> AsyncIterator[int]:
+    async def hold(
+        self, runtime_id: str, spec: EngineSpec, place: RankPlace
+    ) -> AsyncIterator[RankState]:
         self.asked.append((runtime_id, place.rank))
         if runtime_id == "full":
             raise InsufficientMemory("no room")
-        yield 10 + place.rank
+        yield RankState(fetch=Progress(1, 2))
+        yield RankState(10 + place.rank)
         await self.lose.wait()
         raise EngineLost("it was killed")
 
@@ -58,6 +63,7 @@ async def test_the_next_runtime_runs_what_one_refuses() -> None:
         while len(ranks.records) < 2:
             await asyncio.sleep(0)
     assert ranks.records == (RankRecord(1, "other", 11), RankRecord(2, "own", 12))
+    await asyncio.wait_for(ranks.wait_placed(), 10)
     assert runtimes.asked == [("full", 1), ("other", 1), ("full", 2), ("own", 2)]
     runtimes.lose.set()
     error = await asyncio.wait_for(ranks.wait_lost(), 10)
@@ -75,4 +81,26 @@ async def test_without_a_runtime_that_has_room_the_group_is_lost() -> None:
     ranks.start(leader())
     error = await asyncio.wait_for(ranks.wait_lost(), 10)
     assert error.message == "no runtime can run rank 1 of the group: full: no room"
+    await ranks.close()
+
+
+async def test_a_runtime_that_says_nothing_of_the_fetch_is_given_up() -> None:
+    class Silent(Runtimes):
+        async def hold(
+            self, runtime_id: str, spec: EngineSpec, place: RankPlace
+        ) -> AsyncIterator[RankState]:
+            yield RankState(fetch=Progress(1, 2))
+            await asyncio.Event().wait()
+
+    ranks = GroupRanks(spec(2), Silent(), silence_s=0.01)
+    ranks.start(leader())
+    error = await asyncio.wait_for(ranks.wait_lost(), 10)
+    assert "other: nothing was heard of it for 0.01 s" in error.message
+    await ranks.close()
+
+
+async def test_a_single_process_waits_for_no_ranks() -> None:
+    ranks = GroupRanks(spec(1), None)
+    ranks.start(leader())
+    await asyncio.wait_for(ranks.wait_placed(), 10)
     await ranks.close()

@@ -22,7 +22,12 @@ from mlxmesh_model.catalogue.recipes import affects, references_of
 from mlxmesh_model.catalogue.routing import Policy
 from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.upstream import Upstream
-from mlxmesh_model.profiles.profile import ProfileReference, check_fits_model
+from mlxmesh_model.profiles.profile import (
+    NO_CHOICE,
+    GroupChoice,
+    ProfileReference,
+    check_fits_model,
+)
 from mlxmesh_model.profiles.queries import find as find_profile
 from mlxmesh_shared.errors import (
     AdapterExists,
@@ -330,10 +335,11 @@ class Store:
         *,
         replicas: int,
         profile: ProfileReference | None = None,
+        group: GroupChoice = NO_CHOICE,
     ) -> Version:
         """Sets how many replicas should be loaded, 0 for none, and retries failed ones.
 
-        profile: what they are started with; None for the one of the last load.
+        profile: what they are started with; None for that of the last load. group: what differs.
         Raises: ModelNotFound, ProfileNotFound. IllegalState when the version cannot be loaded,
         which is ModelFilesDamaged after a check found that. InvalidArgument when it cannot be
         loaded with the profile.
@@ -343,7 +349,7 @@ class Store:
         version = model.resolve(reference)
         if replicas:
             version.check_files()
-            _check_loadable(version, replicas, profile)
+            _check_loadable(version, replicas, profile, group)
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
             if profile is not None:
@@ -351,6 +357,8 @@ class Store:
                 context_tokens = now.artifact.context_tokens if now.artifact else 0
                 check_fits_model(chosen, label=now.label, context_tokens=context_tokens)
                 now = now.with_profile(chosen)
+            if group:
+                now = replace(now, settings=group.over(now.settings))
             await _put_intent(session, replace(now, selected=replicas > 0), replicas)
         return (await self.model(version.model)).version(version.number)
 
@@ -452,7 +460,9 @@ async def _put_intent(session: Session, version: Version, replicas: int) -> None
         await queries.retry_failed_replicas(session, version)
 
 
-def _check_loadable(version: Version, replicas: int, profile: ProfileReference | None) -> None:
+def _check_loadable(
+    version: Version, replicas: int, profile: ProfileReference | None, group: GroupChoice
+) -> None:
     """Raises: InvalidArgument for what an upstream cannot be loaded with."""
     if version.upstream is not None and replicas > 1:
         raise InvalidArgument(
@@ -463,6 +473,12 @@ def _check_loadable(version: Version, replicas: int, profile: ProfileReference |
         raise InvalidArgument(
             f"profile: {version.label} is an upstream, which takes no profile; leave it out",
             field="profile",
+        )
+    if version.upstream is not None and group:
+        field = "group_size" if group.size is not None else "group_split"
+        raise InvalidArgument(
+            f"{field}: {version.label} is an upstream, which has no ranks; leave it out",
+            field=field,
         )
 
 

@@ -38,6 +38,8 @@ class EngineProfile:
     """NAME@VERSION of the model that proposes tokens, with speculative `draft`."""
     group_size: int | None = None
     """Ranks that compute one replica together."""
+    group_split: str | None = None
+    """How they divide the model: tensor, pipeline or auto."""
     tool_format: str | None = None
     reasoning_format: str | None = None
     chat_template: str | None = None
@@ -60,6 +62,33 @@ class EngineProfile:
 
 
 NO_SETTINGS = EngineProfile()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChoice:
+    """What a load says about groups, in place of the profile; None for nothing."""
+
+    size: int | None = None
+    split: str | None = None
+
+    def __bool__(self) -> bool:
+        return self != NO_CHOICE
+
+    def over(self, settings: EngineProfile) -> EngineProfile:
+        """The settings with this choice; the defaults are left out, so that equal settings are
+        equal however they came about.
+        """
+        size = settings.group_size if self.size is None else self.size
+        split = settings.group_split if self.split is None else self.split
+        grouped = size is not None and size > 1
+        return replace(
+            settings,
+            group_size=size if grouped else None,
+            group_split=split if grouped and split != "auto" else None,
+        )
+
+
+NO_CHOICE = GroupChoice()
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ def to_engine(engine: runtime_pb2.Engine) -> Engine:
         fetch=Fetch(engine.fetch.done_bytes, engine.fetch.total_bytes)
         if engine.HasField("fetch")
         else None,
+        ranks={each.rank: each.runtime_id for each in engine.ranks},
     )
 
 
@@ -106,6 +107,7 @@ def to_runtime(
     engines: Mapping[str, Engine],
     *,
     draining: bool,
+    host: str = "",
 ) -> Runtime:
     """A runtime that responds."""
     return Runtime(
@@ -115,6 +117,7 @@ def to_runtime(
         draining,
         memory_shortage_bytes=info.memory_shortage_bytes,
         memory_limit_bytes=info.memory_limit_bytes,
+        host=host,
     )
 
 

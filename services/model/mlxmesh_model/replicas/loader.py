@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.profiles.profile import ProfileReference
+from mlxmesh_model.profiles.profile import NO_CHOICE, GroupChoice, ProfileReference
 from mlxmesh_model.replicas.convert import to_error
 from mlxmesh_model.replicas.policy_decisions import least_replicas
 from mlxmesh_shared.errors import (
@@ -40,15 +40,19 @@ class Loader:
         self._wake_reconciler = wake_reconciler
 
     async def load(
-        self, reference: ModelReference, replicas: int, profile: ProfileReference | None = None
+        self,
+        reference: ModelReference,
+        replicas: int,
+        profile: ProfileReference | None = None,
+        group: GroupChoice = NO_CHOICE,
     ) -> AsyncGenerator[Version]:
         """Yields the version after each change, and as its files are fetched. Ends once every
-        replica is ready with the profile; without one, with that of the last load.
+        replica is ready with the profile and the group; without them, as at the last load.
 
         Raises: the cause of a failure (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused);
         ProfileNotFound, InvalidArgument; Cancelled when another call unloads the version meanwhile.
         """
-        async for version in self._follow(reference, replicas, profile):
+        async for version in self._follow(reference, replicas, profile, group):
             yield version
             raise_failure(version)
             if version.current_ready_replicas >= version.desired_replicas:
@@ -72,11 +76,15 @@ class Loader:
         raise AssertionError("following a version never ends by itself")
 
     async def _follow(
-        self, reference: ModelReference, replicas: int, profile: ProfileReference | None = None
+        self,
+        reference: ModelReference,
+        replicas: int,
+        profile: ProfileReference | None = None,
+        group: GroupChoice = NO_CHOICE,
     ) -> AsyncGenerator[Version]:
         with self._store.subscribe() as changed:
             version = await self._store.set_desired_replicas(
-                reference, replicas=replicas, profile=profile
+                reference, replicas=replicas, profile=profile, group=group
             )
             self._wake_reconciler()
             last: tuple[Version, object] | None = None

@@ -36,6 +36,8 @@ class Engine:
     background_sequences: int = 0  # which the counts above leave out
     fetch: Fetch | None = None
     """Of its files, while that runs."""
+    ranks: Mapping[int, str] = field(default_factory=dict[int, str])
+    """The runtimes of the other ranks of its group, by rank."""
 
     @property
     def busy(self) -> bool:
@@ -56,6 +58,7 @@ class Runtime:
     draining: bool = False
     memory_shortage_bytes: int = 0  # what its engines must free, so that the host does not swap
     memory_limit_bytes: int = 0  # what all of its engines together may use
+    host: str = ""  # at which the mesh reaches it
 
     @property
     def accepts_engines(self) -> bool:

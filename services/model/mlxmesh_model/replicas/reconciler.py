@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,6 @@ from mlxmesh_model.catalogue.models import (
 )
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas import plan
-from mlxmesh_model.replicas.fetches import Fetches
 from mlxmesh_model.replicas.lease import Leadership
 from mlxmesh_model.replicas.placement import NoCapacity, Runtime, place
 from mlxmesh_model.replicas.policy_pass import Observed, PolicyPass
@@ -36,6 +35,7 @@ from mlxmesh_shared.errors import (
 
 _log = logging.getLogger(__name__)
 
+Observe = Callable[[Sequence[Version], Mapping[str, Runtime]], None]
 _MIB = 1024 * 1024
 # While nothing is missing or changing, every change wakes the reconciler: a pass now and then only
 # finds what no event reported.
@@ -111,16 +111,16 @@ class Reconciler:
         policies: PolicyPass | None = None,
         clock: Callable[[], float] = time.monotonic,
         leadership: Leadership | None = None,
-        fetches: Fetches | None = None,
+        observers: Sequence[Observe] = (),
     ) -> None:
-        """Without a leadership there must be no other reconciler."""
+        """Without a leadership there must be no other reconciler. observers: see each pass."""
         self._store = store
         self._leadership = leadership
         self._runtimes = runtimes
         self._interval_s = interval_s
         self._placement_retry_s = placement_retry_s
         self._rejections = rejections or Rejections()
-        self._fetches = fetches or Fetches()
+        self._observers = observers
         self._clock = clock
         self._policies = policies or PolicyPass(store=store, clock=clock)
         self._woken = asyncio.Event()
@@ -174,7 +174,8 @@ class Reconciler:
         runtimes, versions = this_pass.runtimes, this_pass.observed.versions
         wanted = {version.label for version in versions if version.desired_replicas}
         self._rejections.retain(wanted, runtimes)
-        self._fetches.observe(versions, runtimes)
+        for observe in self._observers:
+            observe(versions, runtimes)
         self._settled = plan.settled(versions, runtimes.values()) and not self._stopping
         for version in self._policies.in_order(versions):
             if version.desired_replicas or version.replicas:

@@ -121,7 +121,10 @@ class GrpcRuntimes:
         except MeshError as error:
             _log.warning("%s does not respond: %s", instance.instance_id, error.message)
             return Runtime(instance.instance_id, draining=instance.draining)
-        return convert.to_runtime(instance.instance_id, info, engines, draining=instance.draining)
+        host, _ = split_host_port(instance.address)
+        return convert.to_runtime(
+            instance.instance_id, info, engines, draining=instance.draining, host=host
+        )
 
     async def _engines(self, stub: runtime_pb2_grpc.RuntimeServiceStub) -> dict[str, Engine]:
         engines: dict[str, Engine] = {}

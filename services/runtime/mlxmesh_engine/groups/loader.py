@@ -12,11 +12,14 @@ from mlxmesh_engine.forward.forward_pass import MlxForward
 from mlxmesh_engine.forward.loader import LoadedModel, load
 from mlxmesh_engine.forward.prepare import PreparedForward, prepare_forward
 from mlxmesh_engine.groups.agreement import check_equal, files_digest, smallest, software
-from mlxmesh_engine.groups.ring import open_ring
+from mlxmesh_engine.groups.pipeline import PassesInOrder, kinds_of_caches, pipeline
+from mlxmesh_engine.groups.ring import Ring, open_ring
 from mlxmesh_engine.groups.ring_forward import RingForward
-from mlxmesh_engine.groups.sharding import check_exact, divide
-from mlxmesh_engine.scheduling.capacity import KvMemory
+from mlxmesh_engine.groups.sharding import choose_split, divide
+from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory
 from mlxmesh_shared.errors import Internal
+
+_UNKNOWN = 2**60
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +40,11 @@ class LoadedPart:
     forward: RingForward
 
 
-def load_part(seat: Seat, model_dir: Path, *, dtype: str, **options: Any) -> LoadedPart:
-    """options: those of `load`. When it returns, every rank has loaded its part.
+def load_part(
+    seat: Seat, model_dir: Path, *, dtype: str, split: str = "auto", **options: Any
+) -> LoadedPart:
+    """split: tensor, pipeline or auto. options: those of `load`. When it returns, every rank has
+    loaded its part.
 
     Raises: as `load`; InvalidArgument if the ranks differ, or if the model cannot be divided.
     """
@@ -46,16 +52,24 @@ def load_part(seat: Seat, model_dir: Path, *, dtype: str, **options: Any) -> Loa
     check_equal(ring, "the software", software())
     check_equal(ring, "the model's directory", files_digest(model_dir))
 
+    check_equal(ring, "group_split", split)
+
     def divide_model(model: nn.Module) -> None:
-        check_exact(model)
-        divide(model, ring)
-        _log.info("the model is divided among %d ranks", len(seat.ring_addresses))
+        chosen = choose_split(model, split)
+        if chosen == "pipeline":
+            pipeline(model, ring)
+        else:
+            divide(model, ring)
+        _log.info("the model is divided among %d ranks (%s)", len(seat.ring_addresses), chosen)
 
     def prepare(model: nn.Module, dtype: str) -> PreparedForward:
         check_equal(ring, f"the type of the weights ({dtype} here; set dtype)", dtype)
-        # Trials compare passes with each other: all ranks compute the same ones.
+        # Trials compare passes with each other: all ranks compute the same ones, for the caches of
+        # their own layers. Rank 0 also decides by its own what is kept of a prompt.
+        check_equal(ring, "the mix of layers", kinds_of_caches(model))
+        ordered = PassesInOrder(model) if choose_split(model, split) == "pipeline" else model
         return prepare_forward(
-            model, cpu=False, cpu_threads=0, dtype=dtype, kv_cache_type="full", reload=_no_reload
+            ordered, cpu=False, cpu_threads=0, dtype=dtype, kv_cache_type="full", reload=_no_reload
         )
 
     loaded = load(
@@ -67,10 +81,15 @@ def load_part(seat: Seat, model_dir: Path, *, dtype: str, **options: Any) -> Loa
         **options,
     )
     check_equal(ring, "how the model can be batched", loaded.batching.value)
-    tokens = smallest(ring, loaded.kv.capacity_tokens or 0)
-    kv = KvMemory(loaded.kv.token_bytes, tokens * loaded.kv.token_bytes)
     forward = RingForward(cast("MlxForward", loaded.model), ring)
-    return LoadedPart(replace(loaded, kv=kv), forward)
+    return LoadedPart(replace(loaded, kv=_smallest(ring, loaded.kv)), forward)
+
+
+def _smallest(ring: Ring, own: KvMemory) -> KvMemory:
+    """That of the rank with the least. A rank whose layers have states only knows no limit."""
+    tokens = smallest(ring, _UNKNOWN if own.capacity_tokens is None else own.capacity_tokens)
+    token_bytes = own.token_bytes or 1
+    return UNKNOWN_KV if tokens == _UNKNOWN else KvMemory(token_bytes, tokens * token_bytes)
 
 
 def _no_reload() -> nn.Module:

@@ -1,4 +1,5 @@
-"""Divides a model among the ranks of a group, by mlx-lm's own method: a part of every layer each.
+"""Divides a model among the ranks of a group, by mlx-lm's own method: a part of every layer each,
+unless `pipeline` divides it.
 
 Only for architectures whose scores were compared with those of the whole model, by
 `tests/matrix/group_architectures.py`: a division that is wrong gives no error.
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 from mlx import nn
 
+from mlxmesh_engine.groups import pipeline
 from mlxmesh_engine.groups.ring import Ring
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 
@@ -21,8 +23,11 @@ EXACT = frozenset(
         "exaone_moe",
         "glm4_moe",
         "glm4_moe_lite",
+        "glm_moe_dsa",
+        "gpt_oss",
         "iquestloopcoder",
         "kimi_k25",
+        "kimi_k3",
         "llama",
         "longcat_flash",
         "longcat_flash_ngram",
@@ -32,7 +37,10 @@ EXACT = frozenset(
         "mistral4",
         "qwen2",
         "qwen3",
+        "qwen3_5",
+        "qwen3_5_moe",
         "qwen3_moe",
+        "solar_open",
         "step3p5",
     }
 )
@@ -47,17 +55,33 @@ def architecture(model: nn.Module) -> str:
     return type(model).__module__.rpartition(".")[2]
 
 
+def choose_split(model: nn.Module, wanted: str) -> str:
+    """How to divide the model: tensor or pipeline. wanted: one of them, or auto.
+
+    Raises: FeatureNotSupported if it is not known that dividing the model this way is exact.
+    """
+    name = architecture(model)
+    known = [
+        *(["tensor"] if name in EXACT and can_divide(model) else []),
+        *(["pipeline"] if name in pipeline.EXACT and pipeline.can_pipeline(model) else []),
+    ]
+    if not known:
+        raise FeatureNotSupported(
+            f"groups do not support the architecture {name}; set group_size to 1",
+            field="group_size",
+        )
+    if wanted not in ("auto", *known):
+        raise FeatureNotSupported(
+            f"groups do not support group_split {wanted} for the architecture {name}; set it to"
+            f" {known[0]}",
+            field="group_split",
+        )
+    return known[0] if wanted == "auto" else wanted
+
+
 def can_divide(model: nn.Module) -> bool:
     """Whether mlx-lm has a method for it."""
     return hasattr(model, "shard")
-
-
-def check_exact(model: nn.Module) -> None:
-    """Raises: FeatureNotSupported if it is not known that dividing the model is exact."""
-    if architecture(model) not in EXACT or not can_divide(model):
-        raise FeatureNotSupported(
-            f"groups do not support the architecture {architecture(model)}; set group_size to 1"
-        )
 
 
 def divide(model: nn.Module, ring: Ring) -> None:
@@ -71,8 +95,9 @@ def divide(model: nn.Module, ring: Ring) -> None:
         cast("Any", model).shard(ring)
     # A model may raise anything.
     except Exception as error:
-        raise _indivisible(size, str(error)) from error
-    _check_counts(before, _counts(model), size)
+        raise _indivisible(model, size, str(error).rstrip(".")) from error
+    if why := _remainder(before, _counts(model), size):
+        raise _indivisible(model, size, why)
 
 
 def _counts(model: nn.Module) -> _Counts:
@@ -86,16 +111,19 @@ def _counts(model: nn.Module) -> _Counts:
     }
 
 
-def _check_counts(before: _Counts, after: _Counts, size: int) -> None:
-    """mlx-lm divides the number of heads without a check of the remainder."""
+def _remainder(before: _Counts, after: _Counts, size: int) -> str:
+    """What cannot be divided; mlx-lm divides the number of heads without a check."""
     for key, count in after.items():
         old = before.get(key, count)
         if count != old and count * size != old:
-            raise _indivisible(size, f"{key[1]} is {old}")
+            return f"{key[1]} is {old}"
+    return ""
 
 
-def _indivisible(size: int, why: str) -> InvalidArgument:
+def _indivisible(model: nn.Module, size: int, why: str) -> InvalidArgument:
+    instead = "; choose another group_size"
+    if architecture(model) in pipeline.EXACT and pipeline.can_pipeline(model):
+        instead += ", or group_split pipeline"
     return InvalidArgument(
-        f"this model cannot be divided among {size} ranks: {why}; choose another group_size",
-        field="group_size",
+        f"this model cannot be divided among {size} ranks: {why}{instead}", field="group_size"
     )

@@ -133,6 +133,7 @@ def _load_part(settings: EngineSettings, started: Started) -> "LoadedPart":
         settings.model_dir,
         blas=opened.blas,
         dtype=settings.dtype,
+        split=settings.group_split,
         context_tokens=settings.context_tokens,
         kv_cache_bytes=settings.kv_cache_bytes,
         available_bytes=_available_bytes,

@@ -400,6 +400,8 @@ class EngineSettings(MeshSettings):
     """Memory of compiled constraints that are kept for later sequences, estimated."""
     group_size: Annotated[int, Field(ge=1, le=16)] = 1
     """Ranks that compute the model together, each in a process of its own; 1: this one alone."""
+    group_split: Literal["auto", "tensor", "pipeline"] = "auto"
+    """A part of every layer for each rank, or some of the layers; auto prefers the former."""
     group_rank: Annotated[int, Field(ge=0, le=15)] = 0
     """Which of them this is; rank 0 serves requests."""
     group_leader: str = ""
