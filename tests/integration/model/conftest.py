@@ -137,7 +137,7 @@ class Mesh:
         runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(runtimes.close)
         rejections = Rejections(partial(publish_rejection, self._publish))
-        fetches, groups = Fetches(FetchRetries(first_s=0.5)), Groups()
+        fetches, groups = Fetches(), Groups()
         policies = PolicyPass(
             store=store,
             settings=self.policies,
@@ -151,6 +151,7 @@ class Mesh:
             placement_retry_s=0.2,
             rejections=rejections,
             policies=policies,
+            fetch_retries=FetchRetries(first_s=0.5),
             observers=(fetches.observe, groups.observe),
         )
         blobs = BlobStore(self.tmp_path / "models", self.disk)

@@ -18,6 +18,7 @@ from mlxmesh_model.catalogue.models import (
 )
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas import plan
+from mlxmesh_model.replicas.fetch_retries import FetchRetries
 from mlxmesh_model.replicas.lease import Leadership
 from mlxmesh_model.replicas.placement import NoCapacity, Runtime, place
 from mlxmesh_model.replicas.policy_pass import Observed, PolicyPass
@@ -108,6 +109,7 @@ class Reconciler:
         interval_s: float = 1.0,
         placement_retry_s: float = PLACEMENT_RETRY_S,
         rejections: Rejections | None = None,
+        fetch_retries: FetchRetries | None = None,
         policies: PolicyPass | None = None,
         clock: Callable[[], float] = time.monotonic,
         leadership: Leadership | None = None,
@@ -120,6 +122,7 @@ class Reconciler:
         self._interval_s = interval_s
         self._placement_retry_s = placement_retry_s
         self._rejections = rejections or Rejections()
+        self._fetch_retries = fetch_retries or FetchRetries()
         self._observers = observers
         self._clock = clock
         self._policies = policies or PolicyPass(store=store, clock=clock)
@@ -174,6 +177,7 @@ class Reconciler:
         runtimes, versions = this_pass.runtimes, this_pass.observed.versions
         wanted = {version.label for version in versions if version.desired_replicas}
         self._rejections.retain(wanted, runtimes)
+        self._fetch_retries.retain({one.engine_id for each in versions for one in each.replicas})
         for observe in self._observers:
             observe(versions, runtimes)
         self._settled = plan.settled(versions, runtimes.values()) and not self._stopping
@@ -191,7 +195,7 @@ class Reconciler:
         """Brings one version as close to its desired replicas as one pass can."""
         desired, draining = version.desired_replicas, this_pass.draining
         settings_id = version.settings_id
-        replicas = self._fetches.retry_due(plan.observe(version, this_pass.runtimes))
+        replicas = self._fetch_retries.apply(plan.observe(version, this_pass.runtimes))
         replicas = plan.trim(replicas, desired=desired, draining=draining, settings_id=settings_id)
         unplaced: FailureRecord | None = None
         for pending in [replica for replica in replicas if replica.phase is Phase.PENDING]:
