@@ -51,7 +51,7 @@ async def serve(
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         if await start_unless_stopped(mesh, stop, _log.info):
-            _log.info("serving on %s", mesh.gateway)
+            _log.info("serving on %s", mesh.gateway or "this host, without a gateway")
             await stop
     finally:
         stop.cancel()
