@@ -40,6 +40,8 @@ class Faults:
     """Answers are not JSON."""
     unreachable: set[str] = field(default_factory=set[str])
     """Services whose checks fail, however they are."""
+    server_lost: bool = False
+    """Queries fail as while gossip counts every server as failed, until one is joined."""
 
 
 @dataclass
@@ -96,6 +98,8 @@ class FakeConsulAgent:
                 web.put("/v1/agent/service/register", self._register),
                 web.put("/v1/agent/service/deregister/{id}", self._deregister),
                 web.get("/v1/agent/checks", self._list_checks),
+                web.get("/v1/agent/members", self._members),
+                web.put("/v1/agent/join/{address}", self._join),
                 web.put("/v1/agent/check/{status:pass|warn|fail}/{id}", self._ttl),
                 web.get("/v1/health/service/{name}", self._health),
                 web.get("/v1/kv/{key:.*}", self._get_key),
@@ -197,6 +201,18 @@ class FakeConsulAgent:
             status=status, text=json.dumps(value), content_type="application/json", headers=headers
         )
 
+    # Other agents.
+
+    async def _members(self, _: web.Request) -> web.Response:
+        state = 4 if self.faults.server_lost else 1
+        server = {"Addr": "192.0.2.1", "Port": 8301, "Status": state, "Tags": {"role": "consul"}}
+        client = {"Addr": "192.0.2.2", "Port": 8301, "Status": 4, "Tags": {"role": "node"}}
+        return web.json_response([server, client])
+
+    async def _join(self, _: web.Request) -> web.Response:
+        self.faults.server_lost = False
+        return web.Response()
+
     # Services and their checks.
 
     async def _register(self, request: web.Request) -> web.Response:
@@ -253,6 +269,8 @@ class FakeConsulAgent:
 
     async def _health(self, request: web.Request) -> web.Response:
         await self._wait(request)
+        if self.faults.server_lost:
+            return web.Response(status=500, text="No known Consul servers")
         name = request.match_info["name"]
         if self.faults.empty_health or not self._may(request, "read_services", name):
             return self._answer([])

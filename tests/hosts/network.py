@@ -56,6 +56,11 @@ class Host:
     """What `ip netns` knows it by."""
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
 
+    @property
+    def files(self) -> Path:
+        """What `ip netns exec` puts in the place of the machine's own files in /etc."""
+        return _files(self.namespace)
+
     def line(self, *command: str | Path) -> list[str]:
         """The command line that runs a command there."""
         named = 'hostname "$0" && exec "$@"'
@@ -165,6 +170,14 @@ class Network:
         for address in self._addresses(destination):
             _ip(self._hosts[source].namespace, "neigh", "del", address, "dev", "eth0")
 
+    def name_hosts(self) -> None:
+        """Has processes that start from now on find each host by its name, as by /etc/hosts."""
+        lines = [f"{host.address} {host.name}" for host in self._hosts.values()]
+        text = "\n".join(("127.0.0.1 localhost", *lines, ""))
+        for host in self._hosts.values():
+            host.files.mkdir(parents=True, exist_ok=True)
+            (host.files / "hosts").write_text(text)
+
     def degrade(self, name: str, *, delay_s: float, loss: float, seed: int = 1) -> None:
         """Each packet to and from the host is delayed, and lost with a probability.
 
@@ -249,7 +262,14 @@ def _sweep() -> None:
             _remove(name)
 
 
+def _files(namespace: str) -> Path:
+    return Path("/etc/netns") / namespace
+
+
 def _remove(namespace: str) -> None:
+    shutil.rmtree(_files(namespace), ignore_errors=True)
+    with suppress(OSError):  # there is none, or that of another network is in it
+        _files(namespace).parent.rmdir()
     if not (NAMESPACES / namespace).exists():
         return
     deadline_s = time.monotonic() + END_TIMEOUT_S

@@ -1,6 +1,8 @@
 """Streams without end, and what became of each:
 
-    python -m tests.hosts.partition_client GATEWAY MODEL FOLDER STREAMS
+    python -m tests.hosts.partition_client GATEWAY MODEL FOLDER STREAMS TLS_DIR
+
+TLS_DIR has the client's certificate; "-" is without TLS.
 
 First it runs each request once, undisturbed, into FOLDER/reference.jsonl, and prints "reference".
 Then STREAMS streams run at any time until standard input ends, and PROBES very short ones with
@@ -25,6 +27,7 @@ from mlxmesh.telemetry.v1.live_pb2 import ListRequestsRequest
 from mlxmesh.telemetry.v1.live_pb2_grpc import LiveServiceStub
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 from tests.chaos.clients import Reader, mixed_requests, no_pause
 from tests.chaos.history import Call, write_history
 
@@ -107,8 +110,17 @@ class Load:
         write_history(self._folder / f"{name}.jsonl", [call])
 
 
-async def main(gateway: str, model: str, folder: str, streams: str) -> None:
-    channel = open_channel(gateway, role="gateway", timeouts=LONG_TIMEOUTS)
+def certificates(tls_dir: str) -> CertificateSource | None:
+    """Those of a client; None without TLS."""
+    if tls_dir == "-":
+        return None
+    return CertificateSource(CertificateFiles.of_role(Path(tls_dir), "client"))
+
+
+async def main(gateway: str, model: str, folder: str, streams: str, tls_dir: str) -> None:
+    channel = open_channel(
+        gateway, role="gateway", certificates=certificates(tls_dir), timeouts=LONG_TIMEOUTS
+    )
     load = Load(channel, model, Path(folder))
     await load.reference()
     print("reference", flush=True)

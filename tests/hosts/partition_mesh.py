@@ -53,6 +53,9 @@ class PartitionMesh:
 
     network: Network
     folder: Path
+    tls: bool = False
+    named: bool = False
+    """Whether hosts know each other by names instead of addresses."""
     processes: dict[str, subprocess.Popen[bytes]] = field(
         default_factory=dict[str, "subprocess.Popen[bytes]"]
     )
@@ -60,13 +63,23 @@ class PartitionMesh:
     @property
     def gateway(self) -> str:
         """As the client reaches it."""
-        return f"{self.network['gateway'].address}:{GATEWAY_PORT}"
+        return f"{self._known_as('gateway')}:{GATEWAY_PORT}"
+
+    @property
+    def tls_dir(self) -> Path | None:
+        """The certificates of every role; None without TLS."""
+        return self.folder / "tls" if self.tls else None
 
     def set_up(self) -> None:
         """Returns when each engine serves the model."""
+        if self.named:
+            self.network.name_hosts()
         for name in ("consul", *SERVICES):
             (self.folder / name).mkdir(parents=True)
             self._start_agent(name)
+        if self.tls_dir is not None:
+            done = self._run("certs", "init", "--dir", self.tls_dir)
+            assert done.returncode == 0, done.stderr
         for name in SERVICES:
             self._configure(name)
             self.start(name)
@@ -127,8 +140,13 @@ class PartitionMesh:
         return {row["host"]: row["instance_id"] for row in self.rows() if row["service"] in wanted}
 
     def _mlxmesh(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        command = (sys.executable, "-m", "mlxmesh_cli", *words, "--data-dir", self.data("model"))
-        return self.network["model"].run(*command)
+        return self._run(*words, "--data-dir", self.data("model"))
+
+    def _run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return self.network["model"].run(sys.executable, "-m", "mlxmesh_cli", *words)
+
+    def _known_as(self, name: str) -> str:
+        return name if self.named else self.network[name].address
 
     def _start_agent(self, name: str) -> None:
         host = self.network[name]
@@ -144,12 +162,14 @@ class PartitionMesh:
         host.start(consul_binary(), "agent", f"-config-file={file}", log=log)
 
     def _configure(self, name: str) -> None:
-        host = self.network[name]
+        secured = (
+            "insecure_listen = true" if self.tls_dir is None else f'tls_dir = "{self.tls_dir}"'
+        )
         lines = [
             "[mesh]",
             'registry = "consul"',
-            "insecure_listen = true",
-            f'advertise_host = "{host.address}"',
+            secured,
+            f'advertise_host = "{self._known_as(name)}"',
             "telemetry = false",
             "[consul]",
             'address = "127.0.0.1:8500"',

@@ -18,6 +18,10 @@ _log = logging.getLogger(__name__)
 _MAX_FILTERED = 8
 # Consul adds up to a sixteenth to a wait, so that answers are spread out.
 _WAIT_SLACK = 1 / 16
+# Of a member in gossip. Source: serf's `MemberStatus`.
+_FAILED = 4
+# An agent gives up connecting to another one after 10 s, and takes one join at a time.
+_JOIN_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
 
@@ -52,6 +56,8 @@ class ConsulAgent:
         self._transport = transport or Transport(settings)
         self._consul = _client(self._transport, settings)
         self._problems: dict[str, str] = {}
+        self.fails = False
+        """Whether it did not answer the latest query, for which it asks a server."""
 
     async def register(self, service: ConsulService) -> None:
         """Registers a service; its check counts as passing until the agent has run it."""
@@ -74,6 +80,26 @@ class ConsulAgent:
             f"deregister {service_id}", self._consul.agent.service.deregister(service_id)
         )
 
+    async def passing_services(self) -> frozenset[str]:
+        """The ids of the services of its host whose checks pass."""
+        checks = await self._ask("list its checks", self._consul.agent.checks())
+        return frozenset(
+            check["ServiceID"] for check in checks.values() if check["Status"] == "passing"
+        )
+
+    async def failed_servers(self) -> tuple[str, ...]:
+        """The addresses of the servers that its gossip counts as failed."""
+        members = await self._ask("list its members", self._consul.agent.members())
+        return tuple(
+            join_host_port(member["Addr"], member["Port"])
+            for member in members
+            if member["Status"] == _FAILED and (member.get("Tags") or {}).get("role") == "consul"
+        )
+
+    async def join(self, address: str) -> None:
+        """Has it connect to another agent now."""
+        await self._ask(f"join {address}", self._consul.agent.join(address), _JOIN_TIMEOUT_S)
+
     async def forget_host(self, name: str) -> None:
         """Removes a host that is gone from the list of hosts."""
         await self._ask(f"forget host {name}", self._consul.agent.force_leave(name))
@@ -94,7 +120,7 @@ class ConsulAgent:
     ) -> tuple[int, tuple[ConsulService, ...]]:
         """The services of a name, when the index has advanced or after wait_s."""
         answer = self._consul.health.service(name, index=index or None, wait=_duration(wait_s))
-        found_at, entries = await self._ask(f"list {name}", answer, index and wait_s)
+        found_at, entries = await self._query(f"list {name}", answer, index and wait_s)
         return int(found_at), tuple(map(_service, cast("Sequence[Any]", entries or ())))
 
     async def values(self, prefix: str, index: int, wait_s: float) -> tuple[int, Mapping[str, str]]:
@@ -102,7 +128,8 @@ class ConsulAgent:
         answer = self._consul.kv.get(
             prefix, recurse=True, index=index or None, wait=_duration(wait_s)
         )
-        found_at, entries = await self._ask(f"list the keys of {prefix}", answer, index and wait_s)
+        what = f"list the keys of {prefix}"
+        found_at, entries = await self._query(what, answer, index and wait_s)
         return int(found_at), {
             str(entry["Key"]).removeprefix(prefix): _text(entry["Value"])
             for entry in cast("Sequence[Any]", entries or ())
@@ -111,6 +138,15 @@ class ConsulAgent:
     async def close(self) -> None:
         """Closes its connections."""
         await self._transport.close()
+
+    async def _query(self, what: str, answer: Awaitable[T], wait_s: float) -> T:
+        try:
+            answered = await self._ask(what, answer, wait_s)
+        except RegistryUnavailable:
+            self.fails = True
+            raise
+        self.fails = False
+        return answered
 
     async def _ask(self, what: str, answer: Awaitable[T], wait_s: float = 0) -> T:
         timeout_s = self._request_timeout_s + wait_s * (1 + _WAIT_SLACK)
