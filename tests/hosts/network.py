@@ -7,6 +7,7 @@ packets are lost, as with a broken cable between two switches. It needs root and
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,18 @@ class Host:
         self._started.append(process)
         return process
 
+    def heard_s(self, addresses: Sequence[str], except_port: int) -> list[float]:
+        """How long ago each connection by TCP to these last had data, but those of one port."""
+        found: list[float] = []
+        shown = _run("ss", "-N", self.namespace, "-OHtni", "state", "established")
+        for line in shown.splitlines():
+            here, there = (end.rpartition(":") for end in line.split()[2:4])
+            address = there[0].strip("[]").removeprefix("::ffff:")
+            age = re.search(r"lastrcv:(\d+)", line)
+            if address in addresses and str(except_port) not in (here[2], there[2]) and age:
+                found.append(int(age[1]) / 1000)
+        return found
+
     def remove(self) -> None:
         """Ends every process there, and then the host."""
         _remove(self.namespace)
@@ -177,6 +190,12 @@ class Network:
         for host in self._hosts.values():
             host.files.mkdir(parents=True, exist_ok=True)
             (host.files / "hosts").write_text(text)
+
+    def set_rto_max_ms(self, rto_max_ms: int) -> None:
+        """Has TCP retransmit at least so often (Linux 6.15); by default pauses double to 120 s."""
+        for host in self._hosts.values():
+            done = host.run("sh", "-c", f"echo {rto_max_ms} > /proc/sys/net/ipv4/tcp_rto_max_ms")
+            assert done.returncode == 0, done.stderr
 
     def degrade(self, name: str, *, delay_s: float, loss: float, seed: int = 1) -> None:
         """Each packet to and from the host is delayed, and lost with a probability.

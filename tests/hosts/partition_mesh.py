@@ -15,6 +15,7 @@ from tests.hosts.network import Network
 from tests.hosts.setup import GATEWAY_PORT, MODEL, consul_binary, until
 
 MODEL_NAME = "pocket-mini"
+GOSSIP_PORT = 8301  # of Consul's agents
 PATIENCE_S = 400
 SERVICES = {
     "gateway": "gateway",

@@ -15,7 +15,13 @@ from pathlib import Path
 from tests.chaos.checker import Kind, Violation, by_request, check
 from tests.chaos.history import OK, Call, read_history, read_more_history
 from tests.hosts.partition_kinds import Partition, Route
-from tests.hosts.partition_mesh import ENGINES, GENERATIONS, MODEL_NAME, PartitionMesh
+from tests.hosts.partition_mesh import (
+    ENGINES,
+    GENERATIONS,
+    GOSSIP_PORT,
+    MODEL_NAME,
+    PartitionMesh,
+)
 from tests.hosts.partition_mesh import PATIENCE_S as MESH_PATIENCE_S
 from tests.hosts.setup import until
 
@@ -33,6 +39,8 @@ class Round:
     weather: str
     begun_s: float
     healed_s: float
+    heard_s: float | None
+    """When a connection over what was cut first had data since then."""
     first: Call | None
     """The first whole call over the path since then; None if there was none for too long."""
 
@@ -115,14 +123,10 @@ class Load:
 class Trial:
     """Partitions of one mesh, one after the other, under one load."""
 
-    def __init__(
-        self, mesh: PartitionMesh, load: Load, seed: int = 1, sockets: Path | None = None
-    ) -> None:
-        """sockets: where the connections of the path's hosts are logged after each heal."""
+    def __init__(self, mesh: PartitionMesh, load: Load, seed: int = 1) -> None:
         self.rounds: list[Round] = []
         self.mesh = mesh
         self.load = load
-        self._sockets = sockets
         self._random = random.Random(seed)
         self._ids: dict[str, str] = {}
         until(self._knows_instances, MESH_PATIENCE_S)
@@ -142,14 +146,14 @@ class Trial:
             partition.during(self.mesh)
             time.sleep(max(0.0, begun_s + partition.cut_s - time.monotonic()))
             self._heal(partition)
-        healed_s = time.monotonic()
+        healed_s, heard_s = time.monotonic(), None
         while (first := self._first_whole(partition, healed_s)) is None:
             if time.monotonic() > healed_s + PATIENCE_S:
                 break
-            if self._sockets is not None:
-                self._log_sockets(partition, time.monotonic() - healed_s, self._sockets)
+            heard_s = heard_s or self._heard_s(partition, healed_s)
             time.sleep(0.1)
-        self.rounds.append(Round(partition, weather, begun_s, healed_s, first))
+        heard_s = heard_s or self._heard_s(partition, healed_s)
+        self.rounds.append(Round(partition, weather, begun_s, healed_s, heard_s, first))
         time.sleep(SETTLE_S)
         return self.rounds[-1]
 
@@ -163,14 +167,13 @@ class Trial:
             self._heal(partition)
             time.sleep(self._random.uniform(*FLAP_S))
 
-    def _log_sockets(self, partition: Partition, since_s: float, file: Path) -> None:
-        """With the timers of their retransmissions."""
-        lines = [f"--- {partition.name}, {partition.cut_s:g} s: {since_s:.2f} s after the heal"]
-        for name in sorted({name for way in partition.ways for name in way}):
-            found = self.mesh.network[name].run("ss", "-Htnoip").stdout
-            lines += [f"{name}: {line.strip()}" for line in found.splitlines()]
-        with file.open("a") as log:
-            log.write("\n".join((*lines, "")))
+    def _heard_s(self, partition: Partition, healed_s: float) -> float | None:
+        """When one of the hosts first had data from another one by TCP since the heal, if yet."""
+        network, (_, host) = self.mesh.network, partition.ways[0]
+        others = {name for way in partition.ways if host in way for name in way} - {host}
+        now = time.monotonic()
+        ages_s = network[host].heard_s([network[name].address for name in others], GOSSIP_PORT)
+        return min((now - age for age in ages_s if now - age >= healed_s), default=None)
 
     def _cut(self, partition: Partition) -> None:
         for way in partition.ways:

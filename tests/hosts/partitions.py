@@ -56,6 +56,7 @@ def _row(each: Round, calls: Sequence[Call]) -> Row:
         "resumed": sum(bool(c.attached) for c in during),
         "refused": sum(c.status != OK for c in during),
         "longest pause s": round(pause_s, 2),
+        "data s": "none" if each.heard_s is None else round(each.heard_s - each.healed_s, 2),
         "first token s": "none" if began_s is None else round(began_s, 2),
         "recovery s": "none" if each.recovered_s is None else round(end_s - each.healed_s, 2),
     }
@@ -123,7 +124,7 @@ def main() -> int:
     parser.add_argument("--bad", action="store_true", help="delay and loss in every round")
     parser.add_argument("--tls", action="store_true", help="between all services and the client")
     parser.add_argument("--names", action="store_true", help="hosts know each other by names")
-    parser.add_argument("--sockets", action="store_true", help="log connections after each heal")
+    parser.add_argument("--rto-max-ms", type=int, help="net.ipv4.tcp_rto_max_ms of every host")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--keep", type=Path, help="keep logs and histories in this new directory")
     args = parser.parse_args()
@@ -140,12 +141,13 @@ def run(args: argparse.Namespace, chosen: Sequence[Partition], folder: Path) -> 
     cuts_s = [float(word) for word in args.cuts_s.split(",") if word]
     rounds = len(chosen) * max(1, len(cuts_s)) if args.once else None
     with Network(*HOSTS) as network:
+        if args.rto_max_ms:
+            network.set_rto_max_ms(args.rto_max_ms)
         mesh = PartitionMesh(network, folder, tls=args.tls, named=args.names)
         mesh.set_up()
         print(f"{time.strftime('%H:%M:%S')} the mesh serves", file=sys.stderr, flush=True)
         with Load(mesh, folder / "load") as load:
-            sockets = folder / "sockets.log" if args.sockets else None
-            trial = Trial(mesh, load, args.seed, sockets)
+            trial = Trial(mesh, load, args.seed)
             options = Options(args.seed, cuts_s, rounds, args.bad)
             rounds_until(time.monotonic() + 60 * args.minutes, trial, chosen, network, options)
         calls, reference = load.history(), load.reference()

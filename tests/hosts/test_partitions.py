@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from tests.hosts.network import Network
+from tests.hosts.partition_kinds import PARTITIONS
 from tests.hosts.partition_mesh import HOSTS, PartitionMesh
-from tests.hosts.partitions import PARTITIONS, Load, Trial, bad_weather, rows, unkept
+from tests.hosts.partition_trial import Load, Trial, unkept
+from tests.hosts.partitions import bad_weather, rows
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(900)]
 
@@ -27,10 +29,10 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A mesh of eight hosts under load."""
+    """A mesh of eight hosts under load, with TLS, by names: what `partitions` has without both."""
     folder = tmp_path_factory.mktemp("partitions")
     with Network(*HOSTS) as network:
-        mesh = PartitionMesh(network, folder)
+        mesh = PartitionMesh(network, folder, tls=True, named=True)
         mesh.set_up()
         with Load(mesh, folder / "load") as load:
             trial = Trial(mesh, load)

@@ -93,7 +93,7 @@ class ConsulAgent:
         return tuple(
             join_host_port(member["Addr"], member["Port"])
             for member in members
-            if member["Status"] == _FAILED and (member.get("Tags") or {}).get("role") == "consul"
+            if member["Status"] == _FAILED and member["Tags"]["role"] == "consul"
         )
 
     async def join(self, address: str) -> None:
