@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from tests.hosts.network import Network
+from tests.hosts.network import Host, Network
 from tests.hosts.setup import GATEWAY_PORT, MODEL, consul_binary, until
 
 MODEL_NAME = "pocket-mini"
@@ -28,6 +28,7 @@ SERVICES = {
 """The service of each host; the engines run on those of their runtimes."""
 HOSTS = ("client", "consul", *SERVICES)
 GENERATIONS, ENGINES = ("generation1", "generation2"), ("engine1", "engine2")
+ONE_ENGINE_EACH = ["--replicas", str(len(ENGINES))]
 # Client agents, which pass each query on to the server.
 AGENT = """
 bind_addr = "{address}"
@@ -45,7 +46,16 @@ server = true
 bootstrap_expect = 1
 performance { raft_multiplier = 1 }
 """
-ONE_ENGINE_EACH = ["--replicas", str(len(ENGINES))]
+
+
+def start_agent(host: Host, folder: Path, server: str) -> None:
+    """Starts a Consul agent, with its files in a folder with the host's name."""
+    own = folder / host.name
+    own.mkdir(parents=True, exist_ok=True)
+    text = AGENT.format(address=host.address, folder=own / "consul", name=host.name, server=server)
+    file = own / "agent.hcl"
+    file.write_text(text + (SERVER if host.address == server else ""))
+    host.start(consul_binary(), "agent", f"-config-file={file}", log=own / "consul.log")
 
 
 @dataclass
@@ -76,8 +86,7 @@ class PartitionMesh:
         if self.named:
             self.network.name_hosts()
         for name in ("consul", *SERVICES):
-            (self.folder / name).mkdir(parents=True)
-            self._start_agent(name)
+            start_agent(self.network[name], self.folder, self.network["consul"].address)
         if self.tls_dir is not None:
             done = self._run("certs", "init", "--dir", self.tls_dir)
             assert done.returncode == 0, done.stderr
@@ -148,19 +157,6 @@ class PartitionMesh:
 
     def _known_as(self, name: str) -> str:
         return name if self.named else self.network[name].address
-
-    def _start_agent(self, name: str) -> None:
-        host = self.network[name]
-        text = AGENT.format(
-            address=host.address,
-            folder=self.folder / name / "consul",
-            name=name,
-            server=self.network["consul"].address,
-        )
-        file = self.folder / name / "agent.hcl"
-        file.write_text(text + (SERVER if name == "consul" else ""))
-        log = self.folder / name / "consul.log"
-        host.start(consul_binary(), "agent", f"-config-file={file}", log=log)
 
     def _configure(self, name: str) -> None:
         secured = (

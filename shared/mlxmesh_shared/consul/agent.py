@@ -20,8 +20,7 @@ _MAX_FILTERED = 8
 _WAIT_SLACK = 1 / 16
 # Of a member in gossip. Source: serf's `MemberStatus`.
 _FAILED = 4
-# An agent gives up connecting to another one after 10 s, and takes one join at a time.
-_JOIN_TIMEOUT_S = 30.0
+_LEADER_TIMEOUT_S = 1.0
 
 T = TypeVar("T")
 
@@ -56,8 +55,6 @@ class ConsulAgent:
         self._transport = transport or Transport(settings)
         self._consul = _client(self._transport, settings)
         self._problems: dict[str, str] = {}
-        self.fails = False
-        """Whether it did not answer the latest query, for which it asks a server."""
 
     async def register(self, service: ConsulService) -> None:
         """Registers a service; its check counts as passing until the agent has run it."""
@@ -80,6 +77,14 @@ class ConsulAgent:
             f"deregister {service_id}", self._consul.agent.service.deregister(service_id)
         )
 
+    async def has_leader(self) -> bool:
+        """Whether a server tells it of one in time; failures are not logged."""
+        try:
+            async with asyncio.timeout(_LEADER_TIMEOUT_S):
+                return bool(await self._consul.status.leader())
+        except (TimeoutError, py_consul.ConsulException, RegistryUnavailable):
+            return False
+
     async def passing_services(self) -> frozenset[str]:
         """The ids of the services of its host whose checks pass."""
         checks = await self._ask("list its checks", self._consul.agent.checks())
@@ -98,7 +103,7 @@ class ConsulAgent:
 
     async def join(self, address: str) -> None:
         """Has it connect to another agent now."""
-        await self._ask(f"join {address}", self._consul.agent.join(address), _JOIN_TIMEOUT_S)
+        await self._ask(f"join {address}", self._consul.agent.join(address))
 
     async def forget_host(self, name: str) -> None:
         """Removes a host that is gone from the list of hosts."""
@@ -120,7 +125,7 @@ class ConsulAgent:
     ) -> tuple[int, tuple[ConsulService, ...]]:
         """The services of a name, when the index has advanced or after wait_s."""
         answer = self._consul.health.service(name, index=index or None, wait=_duration(wait_s))
-        found_at, entries = await self._query(f"list {name}", answer, index and wait_s)
+        found_at, entries = await self._ask(f"list {name}", answer, index and wait_s)
         return int(found_at), tuple(map(_service, cast("Sequence[Any]", entries or ())))
 
     async def values(self, prefix: str, index: int, wait_s: float) -> tuple[int, Mapping[str, str]]:
@@ -129,7 +134,7 @@ class ConsulAgent:
             prefix, recurse=True, index=index or None, wait=_duration(wait_s)
         )
         what = f"list the keys of {prefix}"
-        found_at, entries = await self._query(what, answer, index and wait_s)
+        found_at, entries = await self._ask(what, answer, index and wait_s)
         return int(found_at), {
             str(entry["Key"]).removeprefix(prefix): _text(entry["Value"])
             for entry in cast("Sequence[Any]", entries or ())
@@ -138,15 +143,6 @@ class ConsulAgent:
     async def close(self) -> None:
         """Closes its connections."""
         await self._transport.close()
-
-    async def _query(self, what: str, answer: Awaitable[T], wait_s: float) -> T:
-        try:
-            answered = await self._ask(what, answer, wait_s)
-        except RegistryUnavailable:
-            self.fails = True
-            raise
-        self.fails = False
-        return answered
 
     async def _ask(self, what: str, answer: Awaitable[T], wait_s: float = 0) -> T:
         timeout_s = self._request_timeout_s + wait_s * (1 + _WAIT_SLACK)

@@ -12,7 +12,7 @@ from mlxmesh_shared.errors import RegistryUnavailable
 MAX_WAIT_S = 30.0
 # Between two results of one query: several faster changes give one result.
 _MIN_PAUSE_S = 0.05
-_BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=3.0, jitter=0.3)
+_BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=1.0, jitter=0.3)
 
 T = TypeVar("T")
 
