@@ -46,13 +46,31 @@ server = true
 bootstrap_expect = 1
 performance { raft_multiplier = 1 }
 """
+# Between the agents, and for their checks of services.
+AGENT_TLS = """
+enable_agent_tls_for_checks = true
+tls {{
+  defaults {{
+    ca_file = "{tls_dir}/ca.crt"
+    cert_file = "{tls_dir}/consul.crt"
+    key_file = "{tls_dir}/consul.key"
+    verify_outgoing = true
+  }}
+  internal_rpc {{
+    verify_incoming = true
+    verify_server_hostname = true
+  }}
+}}
+"""
 
 
-def start_agent(host: Host, folder: Path, server: str) -> None:
+def start_agent(host: Host, folder: Path, server: str, tls_dir: Path | None = None) -> None:
     """Starts a Consul agent, with its files in a folder with the host's name."""
     own = folder / host.name
     own.mkdir(parents=True, exist_ok=True)
     text = AGENT.format(address=host.address, folder=own / "consul", name=host.name, server=server)
+    if tls_dir is not None:
+        text += AGENT_TLS.format(tls_dir=tls_dir)
     file = own / "agent.hcl"
     file.write_text(text + (SERVER if host.address == server else ""))
     host.start(consul_binary(), "agent", f"-config-file={file}", log=own / "consul.log")
@@ -85,11 +103,13 @@ class PartitionMesh:
         """Returns when each engine serves the model."""
         if self.named:
             self.network.name_hosts()
-        for name in ("consul", *SERVICES):
-            start_agent(self.network[name], self.folder, self.network["consul"].address)
         if self.tls_dir is not None:
-            done = self._run("certs", "init", "--dir", self.tls_dir)
-            assert done.returncode == 0, done.stderr
+            for words in (("init",), ("issue", "consul", "--host", "server.dc1.consul")):
+                done = self._run("certs", *words, "--dir", self.tls_dir)
+                assert done.returncode == 0, done.stderr
+        for name in ("consul", *SERVICES):
+            server = self.network["consul"].address
+            start_agent(self.network[name], self.folder, server, self.tls_dir)
         for name in SERVICES:
             self._configure(name)
             self.start(name)
