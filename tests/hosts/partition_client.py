@@ -68,6 +68,7 @@ class Load:
         self._sessions: dict[str, str] = {}
         """By engine: a session that it serves."""
         self._numbers = itertools.count()
+        self._turns = itertools.count()
         self._stop = asyncio.Event()
 
     async def reference(self) -> None:
@@ -101,7 +102,7 @@ class Load:
         self, requests: Sequence[GenerateRequest], pause_s: float = 0.0, session_id: str = ""
     ) -> None:
         while not self._stop.is_set():
-            call = await self._call(requests[next(self._numbers) % len(requests)], session_id)
+            call = await self._call(requests[next(self._turns) % len(requests)], session_id)
             self._write("history", call)
             if call.ending is not None:
                 await self._note_served(call.call_id)
