@@ -80,3 +80,12 @@ def write_history(path: Path, calls: Iterable[Call]) -> None:
 def read_history(path: Path) -> list[Call]:
     """What `write_history` wrote; raises ValueError for anything else."""
     return [_CALL.validate_json(line) for line in path.read_bytes().splitlines()]
+
+
+def read_more_history(path: Path, begin: int) -> tuple[list[Call], int]:
+    """The whole lines of a growing file from a position in bytes on, and the next position."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        lines, _, _ = file.read().rpartition(b"\n")
+    calls = [_CALL.validate_json(line) for line in lines.splitlines()]
+    return calls, begin + len(lines) + bool(lines)

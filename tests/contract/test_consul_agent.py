@@ -31,6 +31,11 @@ class Api:
             assert answer.status == 200, text
             return await answer.json() if text.strip() else None
 
+    async def members(self) -> list[Any]:
+        async with self._session.get(f"http://{self._address}/v1/agent/members") as answer:
+            assert answer.status == 200
+            return await answer.json()
+
     async def get(self, path: str, **query: str) -> tuple[int, Any]:
         async with self._session.get(f"http://{self._address}/v1/{path}", params=query) as answer:
             assert answer.status in {200, 404}, await answer.text()
@@ -105,3 +110,10 @@ async def test_a_ttl_check_passes_while_it_is_told_so(api: Api) -> None:
     await api.put("agent/check/pass/service:t")
     await until_passing(1)
     await until_passing(0)
+
+
+async def test_an_agent_lists_the_members_of_its_gossip(api: Api) -> None:
+    [server] = [each for each in await api.members() if each["Tags"]["role"] == "consul"]
+    assert server["Status"] == 1
+    assert isinstance(server["Addr"], str)
+    assert isinstance(server["Port"], int)

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from mlxmesh_shared.host.host_port import split_host_port
 from mlxmesh_shared.rpc.health import health
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -40,6 +41,9 @@ class Faults:
     """Answers are not JSON."""
     unreachable: set[str] = field(default_factory=set[str])
     """Services whose checks fail, however they are."""
+    server_lost: str = ""
+    """Queries fail as while gossip counts the server at this address as failed, until it is joined.
+    """
 
 
 @dataclass
@@ -96,6 +100,9 @@ class FakeConsulAgent:
                 web.put("/v1/agent/service/register", self._register),
                 web.put("/v1/agent/service/deregister/{id}", self._deregister),
                 web.get("/v1/agent/checks", self._list_checks),
+                web.get("/v1/agent/members", self._members),
+                web.get("/v1/status/leader", self._leader),
+                web.put("/v1/agent/join/{address}", self._join),
                 web.put("/v1/agent/check/{status:pass|warn|fail}/{id}", self._ttl),
                 web.get("/v1/health/service/{name}", self._health),
                 web.get("/v1/kv/{key:.*}", self._get_key),
@@ -197,6 +204,25 @@ class FakeConsulAgent:
             status=status, text=json.dumps(value), content_type="application/json", headers=headers
         )
 
+    # Other agents.
+
+    async def _members(self, _: web.Request) -> web.Response:
+        host, port = split_host_port(self.faults.server_lost or "127.0.0.1:8301")
+        state = 4 if self.faults.server_lost else 1
+        server = {"Addr": host, "Port": int(port), "Status": state, "Tags": {"role": "consul"}}
+        client = {"Addr": "192.0.2.2", "Port": 8301, "Status": 4, "Tags": {"role": "node"}}
+        return web.json_response([server, client])
+
+    async def _join(self, request: web.Request) -> web.Response:
+        if request.match_info["address"] == self.faults.server_lost:
+            self.faults.server_lost = ""
+        return web.Response()
+
+    async def _leader(self, _: web.Request) -> web.Response:
+        if self.faults.server_lost:
+            return web.Response(status=500, text="No known Consul servers")
+        return web.json_response("127.0.0.1:8300")
+
     # Services and their checks.
 
     async def _register(self, request: web.Request) -> web.Response:
@@ -253,6 +279,8 @@ class FakeConsulAgent:
 
     async def _health(self, request: web.Request) -> web.Response:
         await self._wait(request)
+        if self.faults.server_lost:
+            return web.Response(status=500, text="No known Consul servers")
         name = request.match_info["name"]
         if self.faults.empty_health or not self._may(request, "read_services", name):
             return self._answer([])

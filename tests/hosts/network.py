@@ -7,6 +7,7 @@ packets are lost, as with a broken cable between two switches. It needs root and
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,11 @@ class Host:
     """What `ip netns` knows it by."""
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
 
+    @property
+    def files(self) -> Path:
+        """What `ip netns exec` puts in the place of the machine's own files in /etc."""
+        return _files(self.namespace)
+
     def line(self, *command: str | Path) -> list[str]:
         """The command line that runs a command there."""
         named = 'hostname "$0" && exec "$@"'
@@ -97,6 +103,18 @@ class Host:
             )
         self._started.append(process)
         return process
+
+    def heard_s(self, addresses: Sequence[str], except_port: int) -> list[float]:
+        """How long ago each connection by TCP to these last had data, but those of one port."""
+        found: list[float] = []
+        shown = _run("ss", "-N", self.namespace, "-OHtni", "state", "established")
+        for line in shown.splitlines():
+            here, there = (end.rpartition(":") for end in line.split()[2:4])
+            address = there[0].strip("[]").removeprefix("::ffff:")
+            age = re.search(r"lastrcv:(\d+)", line)
+            if address in addresses and str(except_port) not in (here[2], there[2]) and age:
+                found.append(int(age[1]) / 1000)
+        return found
 
     def remove(self) -> None:
         """Ends every process there, and then the host."""
@@ -164,6 +182,20 @@ class Network:
         self._blocked.discard((source, destination))
         for address in self._addresses(destination):
             _ip(self._hosts[source].namespace, "neigh", "del", address, "dev", "eth0")
+
+    def name_hosts(self) -> None:
+        """Has processes that start from now on find each host by its name, as by /etc/hosts."""
+        lines = [f"{host.address} {host.name}" for host in self._hosts.values()]
+        text = "\n".join(("127.0.0.1 localhost", *lines, ""))
+        for host in self._hosts.values():
+            host.files.mkdir(parents=True, exist_ok=True)
+            (host.files / "hosts").write_text(text)
+
+    def set_rto_max_ms(self, rto_max_ms: int) -> None:
+        """Has TCP retransmit at least so often (Linux 6.15); by default pauses double to 120 s."""
+        for host in self._hosts.values():
+            done = host.run("sh", "-c", f"echo {rto_max_ms} > /proc/sys/net/ipv4/tcp_rto_max_ms")
+            assert done.returncode == 0, done.stderr
 
     def degrade(self, name: str, *, delay_s: float, loss: float, seed: int = 1) -> None:
         """Each packet to and from the host is delayed, and lost with a probability.
@@ -249,7 +281,14 @@ def _sweep() -> None:
             _remove(name)
 
 
+def _files(namespace: str) -> Path:
+    return Path("/etc/netns") / namespace
+
+
 def _remove(namespace: str) -> None:
+    shutil.rmtree(_files(namespace), ignore_errors=True)
+    with suppress(OSError):  # there is none, or that of another network is in it
+        _files(namespace).parent.rmdir()
     if not (NAMESPACES / namespace).exists():
         return
     deadline_s = time.monotonic() + END_TIMEOUT_S

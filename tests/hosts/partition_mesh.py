@@ -11,10 +11,11 @@ from typing import Any
 
 import psutil
 
-from tests.hosts.network import Network
+from tests.hosts.network import Host, Network
 from tests.hosts.setup import GATEWAY_PORT, MODEL, consul_binary, until
 
 MODEL_NAME = "pocket-mini"
+GOSSIP_PORT = 8301  # of Consul's agents
 PATIENCE_S = 400
 SERVICES = {
     "gateway": "gateway",
@@ -27,6 +28,7 @@ SERVICES = {
 """The service of each host; the engines run on those of their runtimes."""
 HOSTS = ("client", "consul", *SERVICES)
 GENERATIONS, ENGINES = ("generation1", "generation2"), ("engine1", "engine2")
+ONE_ENGINE_EACH = ["--replicas", str(len(ENGINES))]
 # Client agents, which pass each query on to the server.
 AGENT = """
 bind_addr = "{address}"
@@ -44,7 +46,34 @@ server = true
 bootstrap_expect = 1
 performance { raft_multiplier = 1 }
 """
-ONE_ENGINE_EACH = ["--replicas", str(len(ENGINES))]
+# Between the agents, and for their checks of services.
+AGENT_TLS = """
+enable_agent_tls_for_checks = true
+tls {{
+  defaults {{
+    ca_file = "{tls_dir}/ca.crt"
+    cert_file = "{tls_dir}/consul.crt"
+    key_file = "{tls_dir}/consul.key"
+    verify_outgoing = true
+  }}
+  internal_rpc {{
+    verify_incoming = true
+    verify_server_hostname = true
+  }}
+}}
+"""
+
+
+def start_agent(host: Host, folder: Path, server: str, tls_dir: Path | None = None) -> None:
+    """Starts a Consul agent, with its files in a folder with the host's name."""
+    own = folder / host.name
+    own.mkdir(parents=True, exist_ok=True)
+    text = AGENT.format(address=host.address, folder=own / "consul", name=host.name, server=server)
+    if tls_dir is not None:
+        text += AGENT_TLS.format(tls_dir=tls_dir)
+    file = own / "agent.hcl"
+    file.write_text(text + (SERVER if host.address == server else ""))
+    host.start(consul_binary(), "agent", f"-config-file={file}", log=own / "consul.log")
 
 
 @dataclass
@@ -53,6 +82,9 @@ class PartitionMesh:
 
     network: Network
     folder: Path
+    tls: bool = False
+    named: bool = False
+    """Whether hosts know each other by names instead of addresses."""
     processes: dict[str, subprocess.Popen[bytes]] = field(
         default_factory=dict[str, "subprocess.Popen[bytes]"]
     )
@@ -60,13 +92,24 @@ class PartitionMesh:
     @property
     def gateway(self) -> str:
         """As the client reaches it."""
-        return f"{self.network['gateway'].address}:{GATEWAY_PORT}"
+        return f"{self._known_as('gateway')}:{GATEWAY_PORT}"
+
+    @property
+    def tls_dir(self) -> Path | None:
+        """The certificates of every role; None without TLS."""
+        return self.folder / "tls" if self.tls else None
 
     def set_up(self) -> None:
         """Returns when each engine serves the model."""
+        if self.named:
+            self.network.name_hosts()
+        if self.tls_dir is not None:
+            for words in (("init",), ("issue", "consul", "--host", "server.dc1.consul")):
+                done = self._run("certs", *words, "--dir", self.tls_dir)
+                assert done.returncode == 0, done.stderr
         for name in ("consul", *SERVICES):
-            (self.folder / name).mkdir(parents=True)
-            self._start_agent(name)
+            server = self.network["consul"].address
+            start_agent(self.network[name], self.folder, server, self.tls_dir)
         for name in SERVICES:
             self._configure(name)
             self.start(name)
@@ -127,29 +170,23 @@ class PartitionMesh:
         return {row["host"]: row["instance_id"] for row in self.rows() if row["service"] in wanted}
 
     def _mlxmesh(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        command = (sys.executable, "-m", "mlxmesh_cli", *words, "--data-dir", self.data("model"))
-        return self.network["model"].run(*command)
+        return self._run(*words, "--data-dir", self.data("model"))
 
-    def _start_agent(self, name: str) -> None:
-        host = self.network[name]
-        text = AGENT.format(
-            address=host.address,
-            folder=self.folder / name / "consul",
-            name=name,
-            server=self.network["consul"].address,
-        )
-        file = self.folder / name / "agent.hcl"
-        file.write_text(text + (SERVER if name == "consul" else ""))
-        log = self.folder / name / "consul.log"
-        host.start(consul_binary(), "agent", f"-config-file={file}", log=log)
+    def _run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return self.network["model"].run(sys.executable, "-m", "mlxmesh_cli", *words)
+
+    def _known_as(self, name: str) -> str:
+        return name if self.named else self.network[name].address
 
     def _configure(self, name: str) -> None:
-        host = self.network[name]
+        secured = (
+            "insecure_listen = true" if self.tls_dir is None else f'tls_dir = "{self.tls_dir}"'
+        )
         lines = [
             "[mesh]",
             'registry = "consul"',
-            "insecure_listen = true",
-            f'advertise_host = "{host.address}"',
+            secured,
+            f'advertise_host = "{self._known_as(name)}"',
             "telemetry = false",
             "[consul]",
             'address = "127.0.0.1:8500"',

@@ -173,3 +173,37 @@ def test_nothing_is_left_after_a_failure(tmp_path: Path) -> None:
 
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
     assert network["a"].namespace not in left.stdout
+
+
+# Sends a byte to whoever connects, and then holds the connection.
+SEND = """
+import socket
+held = []
+with socket.create_server(("0.0.0.0", 7004)) as server:
+    while True:
+        held.append(server.accept()[0])
+        held[-1].sendall(b"1")
+"""
+RECEIVE = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 7004), 30) as connection:
+    print(connection.recv(1), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_it_is_known_when_a_connection_last_had_data(network: Network, tmp_path: Path) -> None:
+    a, b = network["a"], network["b"]
+    b.start(sys.executable, "-c", SEND, log=Path("/dev/null"))
+    until(
+        lambda: a.run(sys.executable, "-c", ASK.replace("7000", "7004"), b.address).returncode == 0
+    )
+    assert a.heard_s([b.address], except_port=1) == []
+    log = tmp_path / "received.log"
+    begun_s = time.monotonic()
+    a.start(sys.executable, "-c", RECEIVE, b.address, log=log)
+    until(lambda: log.read_text() == "b'1'\n")
+    [ago_s] = a.heard_s([b.address], except_port=1)
+    assert 0 <= ago_s <= time.monotonic() - begun_s
+    assert a.heard_s([b.address], except_port=7004) == []
+    assert a.heard_s([network["c"].address], except_port=1) == []

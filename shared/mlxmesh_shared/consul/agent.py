@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 _MAX_FILTERED = 8
 # Consul adds up to a sixteenth to a wait, so that answers are spread out.
 _WAIT_SLACK = 1 / 16
+# Of a member in gossip. Source: serf's `MemberStatus`.
+_FAILED = 4
+_LEADER_TIMEOUT_S = 1.0
 
 T = TypeVar("T")
 
@@ -74,6 +77,34 @@ class ConsulAgent:
             f"deregister {service_id}", self._consul.agent.service.deregister(service_id)
         )
 
+    async def has_leader(self) -> bool:
+        """Whether a server tells it of one in time; failures are not logged."""
+        try:
+            async with asyncio.timeout(_LEADER_TIMEOUT_S):
+                return bool(await self._consul.status.leader())
+        except (TimeoutError, py_consul.ConsulException, RegistryUnavailable):
+            return False
+
+    async def passing_services(self) -> frozenset[str]:
+        """The ids of the services of its host whose checks pass."""
+        checks = await self._ask("list its checks", self._consul.agent.checks())
+        return frozenset(
+            check["ServiceID"] for check in checks.values() if check["Status"] == "passing"
+        )
+
+    async def failed_servers(self) -> tuple[str, ...]:
+        """The addresses of the servers that its gossip counts as failed."""
+        members = await self._ask("list its members", self._consul.agent.members())
+        return tuple(
+            join_host_port(member["Addr"], member["Port"])
+            for member in members
+            if member["Status"] == _FAILED and member["Tags"]["role"] == "consul"
+        )
+
+    async def join(self, address: str) -> None:
+        """Has it connect to another agent now."""
+        await self._ask(f"join {address}", self._consul.agent.join(address))
+
     async def forget_host(self, name: str) -> None:
         """Removes a host that is gone from the list of hosts."""
         await self._ask(f"forget host {name}", self._consul.agent.force_leave(name))
@@ -102,7 +133,8 @@ class ConsulAgent:
         answer = self._consul.kv.get(
             prefix, recurse=True, index=index or None, wait=_duration(wait_s)
         )
-        found_at, entries = await self._ask(f"list the keys of {prefix}", answer, index and wait_s)
+        what = f"list the keys of {prefix}"
+        found_at, entries = await self._ask(what, answer, index and wait_s)
         return int(found_at), {
             str(entry["Key"]).removeprefix(prefix): _text(entry["Value"])
             for entry in cast("Sequence[Any]", entries or ())

@@ -10,9 +10,13 @@ from mlxmesh_shared.errors import RegistryUnavailable
 
 # The longest time that a change is missed if Consul's index restarted between two queries.
 MAX_WAIT_S = 30.0
+# Agents stream changes from a server over a connection that may be dead after a partition, which
+# they notice within 40 s: for so long after a failure, queries do not wait.
+DISTRUST_S = 45.0
+_POLL_S = 1.0
 # Between two results of one query: several faster changes give one result.
 _MIN_PAUSE_S = 0.05
-_BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=3.0, jitter=0.3)
+_BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=1.0, jitter=0.3)
 
 T = TypeVar("T")
 
@@ -20,16 +24,26 @@ T = TypeVar("T")
 class BlockingQuery(Generic[T]):
     """Repeats one query, each time waiting for a change of its result."""
 
-    def __init__(self, extra_pause_s: Callable[[T], float] = lambda _: 0.0) -> None:
+    def __init__(
+        self,
+        extra_pause_s: Callable[[T], float] = lambda _: 0.0,
+        *,
+        distrust_s: float = DISTRUST_S,
+    ) -> None:
         """extra_pause_s: how much longer than by default to wait after a result of this size.
 
         Each result is the whole list, so that n changes of n entries cost n * n without it.
+
+        distrust_s: for how long after a failure queries do not wait.
         """
         self._extra_pause_s = extra_pause_s
         self._pause_s = _MIN_PAUSE_S
         self._index = 0
         self._seen = 0
         self._last_s = 0.0
+        self._distrust_s = distrust_s
+        self._trusted_s = 0.0
+        """When queries may wait again, by the event loop's clock."""
         self.went_back = False
         """Whether the index decreased with the last result: Consul lost its state."""
 
@@ -39,6 +53,9 @@ class BlockingQuery(Generic[T]):
         wait_s: float = MAX_WAIT_S,
     ) -> T:
         """The next result; retries without end while Consul does not answer."""
+        if asyncio.get_running_loop().time() < self._trusted_s:
+            self._index = 0
+            self._pause_s = max(self._pause_s, _POLL_S)
         await self._pause()
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(RegistryUnavailable), wait=_BACKOFF
@@ -47,7 +64,11 @@ class BlockingQuery(Generic[T]):
                 # After a failure Consul's index may have restarted: it would not answer before it
                 # had reached this one again.
                 index, self._index = self._index, 0
-                found_at, answer = await ask(index, wait_s)
+                try:
+                    found_at, answer = await ask(index, wait_s)
+                except RegistryUnavailable:
+                    self._trusted_s = asyncio.get_running_loop().time() + self._distrust_s
+                    raise
                 self._move_to(found_at)
                 self._pause_s = _MIN_PAUSE_S + self._extra_pause_s(answer)
                 return answer

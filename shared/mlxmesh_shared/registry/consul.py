@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import MAX_WAIT_S, BlockingQuery
+from mlxmesh_shared.consul.rejoining import keep_joined
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
 from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.port import Instance, checked_name
@@ -77,7 +78,7 @@ class ConsulRegistry:
         # By service: those that answered a probe against Consul's word, by id; the one whose probe
         # is the longest ago comes first.
         self._vouched: dict[str, dict[str, Instance]] = {}
-        self._restorer: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def register(self, instance: Instance) -> None:
         """As in Registry; while the agent is unavailable or refuses, registration is retried.
@@ -89,8 +90,12 @@ class ConsulRegistry:
         self._deregistered.discard(service.service_id)
         with contextlib.suppress(RegistryUnavailable):  # logged and retried
             await self._agent.register(service)
-        if self._restorer is None:
-            self._restorer = asyncio.create_task(self._restore_lost(), name="consul-restorer")
+        if not self._tasks:
+            joining = keep_joined(self._agent, f"{self._prefix}-", lambda: self._own)
+            self._tasks = [
+                asyncio.create_task(self._restore_lost(), name="consul-restorer"),
+                asyncio.create_task(joining, name="consul-joining"),
+            ]
 
     async def deregister(self, instance: Instance) -> None:
         """As in Registry; if the agent is unavailable, its health check removes the instance."""
@@ -152,10 +157,10 @@ class ConsulRegistry:
         return len(self._known.get(service, ())) > passing or bool(self._lost.get(service))
 
     async def close(self) -> None:
-        if self._restorer is not None:
-            self._restorer.cancel()
-            await asyncio.gather(self._restorer, return_exceptions=True)
-            self._restorer = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         await self._agent.close()
 
     async def _restore_lost(self) -> None:

@@ -318,6 +318,44 @@ async def test_one_that_went_on_here_can_be_attached_to_but_not_begun(mesh: Mesh
     assert len(mesh.engine.submits) == 1
 
 
+@pytest.mark.parametrize("after_sequence", [2, 5000])
+async def test_one_that_went_on_elsewhere_meanwhile_is_not_read_by_its_numbers(
+    mesh: Mesh, after_sequence: int
+) -> None:
+    """Another instance has merged other tokens into its messages."""
+    asked = request(request_id="mine", max_tokens=60)
+    whole = await mesh.collect(asked)
+    had = whole[: len(whole) // 2]
+    resume = ResumeGenerationRequest(
+        generation=asked,
+        outputs=[received(had)],
+        after_sequence=after_sequence,
+        resumptions=1,
+        started=whole[0].started,
+    )
+    rest = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
+    assert tokens_of(had + rest) == tokens_of(whole)
+    assert text_of(had + rest) == text_of(whole)
+    assert is_gapless(rest, first=after_sequence + 1)
+    # The old one is replaced, so that another loss finds the one whose numbers the caller has.
+    assert await attach(mesh, "mine", after_sequence) == rest
+
+
+async def test_one_that_was_lost_on_the_way_only_is_read_on(mesh: Mesh) -> None:
+    asked = request(request_id="mine", max_tokens=60)
+    whole = await mesh.collect(asked)
+    had = whole[: len(whole) // 2]
+    resume = ResumeGenerationRequest(
+        generation=asked,
+        outputs=[received(had)],
+        after_sequence=len(had),
+        started=whole[0].started,
+    )
+    rest = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
+    assert had + rest == whole
+    assert len(mesh.engine.submits) == 1
+
+
 @asynccontextmanager
 async def mesh_with(tmp_path: Path, tokenizer_dir: Path, **settings: object) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:

@@ -290,6 +290,23 @@ async def test_after_a_failure_it_asks_without_waiting() -> None:
     assert query.went_back
 
 
+@pytest.mark.parametrize(("distrust_s", "then"), [(0.0, 8), (60.0, 0)])
+async def test_for_a_time_after_a_failure_it_does_not_wait(distrust_s: float, then: int) -> None:
+    """The agent may wait on a connection to a server that is dead since the failure."""
+    query, asked = BlockingQuery[str](distrust_s=distrust_s), list[int]()
+
+    async def ask(index: int, _: float) -> tuple[int, str]:
+        asked.append(index)
+        if len(asked) == 1:
+            raise RegistryUnavailable("away")
+        return 8, "answer"
+
+    await query.next(ask)
+    await query.next(ask)
+
+    assert asked == [0, 0, then]
+
+
 async def test_a_flood_of_changes_is_asked_for_at_a_bounded_rate(stand: Stand) -> None:
     registry = stand.registry()
     async with aclosing(registry.watch("engine")) as watching:

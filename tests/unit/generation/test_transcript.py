@@ -5,12 +5,23 @@ from contextlib import aclosing
 
 import pytest
 
-from mlxmesh_generation.domain.request import Delta, Event, Finished, FinishReason, TotalUsage
+from mlxmesh_generation.domain.request import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    ReceivedOutput,
+    Resumed,
+    TotalUsage,
+)
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
 from mlxmesh_shared.errors import EngineLost, InvalidArgument, MessagesExpired, ReaderReplaced
 
 FINISHED = Finished(FinishReason.STOP, 3, 0, 2, total=TotalUsage(2, 0))
+
+
+RESUMED = Resumed({0: ReceivedOutput((5, 6), 2)}, after_sequence=7, resumptions=0)
 
 
 def filled(*texts: str, ends: bool = True) -> EventBuffer:
@@ -52,7 +63,7 @@ async def test_without_keeping_what_was_read_is_gone() -> None:
 
 
 async def test_one_that_goes_on_here_begins_after_what_the_reader_has() -> None:
-    transcript = Transcript(filled("a"), keeps=True, after_sequence=7)
+    transcript = Transcript(filled("a"), keeps=True, resumed=RESUMED)
     assert [number for number, _ in await read(transcript, 7)] == [8, 9]
     with pytest.raises(MessagesExpired):
         await read(transcript, 6)
@@ -100,3 +111,40 @@ async def test_a_failure_comes_after_what_was_made() -> None:
         assert (await anext(events))[0] == 1
         with pytest.raises(EngineLost):
             await anext(events)
+
+
+def had(tokens: int, characters: int, after: int, *, ended: bool = False) -> Resumed:
+    output = ReceivedOutput((0,) * tokens, characters, finished=FINISHED if ended else None)
+    return Resumed({0: output}, after_sequence=after, resumptions=1)
+
+
+@pytest.mark.parametrize(
+    ("resumed", "own"),
+    [
+        (Resumed({}, after_sequence=0, resumptions=1), True),
+        (had(600, 1, 1), True),
+        (had(1200, 2, 2), True),
+        (had(1200, 2, 3, ended=True), True),
+        (had(600, 1, 2), False),  # fewer tokens than in these messages
+        (had(1200, 2, 1), False),
+        (had(1200, 1, 2), False),
+        (had(1200, 2, 3), False),
+        (had(1200, 2, 4, ended=True), False),  # more messages than there are
+    ],
+)
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_it_knows_who_has_its_messages(resumed: Resumed, own: bool, dropped: bool) -> None:
+    transcript = Transcript(filled("a", "b"), keeps=True)
+    await read(transcript)
+    if dropped and resumed.after_sequence > 0:
+        transcript.drop_oldest()
+    assert transcript.was_read_by(resumed) == own
+
+
+async def test_what_was_sent_elsewhere_before_counts() -> None:
+    transcript = Transcript(filled("a"), keeps=True, resumed=RESUMED)
+    assert transcript.was_read_by(RESUMED)
+    await read(transcript, 7)
+    assert transcript.was_read_by(had(602, 3, 8))
+    assert not transcript.was_read_by(had(600, 1, 8))
+    assert not transcript.was_read_by(had(2, 2, 6))

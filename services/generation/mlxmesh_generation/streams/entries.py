@@ -129,8 +129,7 @@ class Entry:
         self._transcript = Transcript(
             generation.events,
             keeps=self.retained,
-            after_sequence=resumed.after_sequence if resumed else 0,
-            started=resumed.started if resumed else None,
+            resumed=resumed,
             received=received,
             listeners=Listeners(self._on_attached, self._on_detached, self._on_retained),
         )

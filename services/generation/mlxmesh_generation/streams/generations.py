@@ -98,7 +98,7 @@ class Generations:
     async def resume(
         self, request: GenerationRequest, resumed: Resumed, timeout_s: float | None
     ) -> Transcript:
-        """The messages of a generation of another process, resumed here unless it runs here.
+        """The messages of a generation of another process, resumed here unless they are from here.
 
         Raises: as begin().
         """
@@ -108,7 +108,8 @@ class Generations:
             transcript = entry.transcript
             if transcript is None:
                 raise GenerationExists("this generation is being started here", field="request_id")
-            if entry.retained and not transcript.failed:
+            # A stream that went on elsewhere meanwhile has other messages by the same numbers.
+            if entry.retained and not transcript.failed and transcript.was_read_by(resumed):
                 return transcript
             entry.release()
         return await self._start(request, resumed, received_s, timeout_s)

@@ -3,8 +3,10 @@
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from mlxmesh_generation.domain.request import Event, Finished, Started
+from mlxmesh_generation.domain.request import Event, Finished, Resumed, Started
+from mlxmesh_generation.streams.sent import Sent
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_shared.errors import InvalidArgument, MeshError, MessagesExpired, ReaderReplaced
 
@@ -38,21 +40,23 @@ class Transcript:
         events: EventBuffer,
         *,
         keeps: bool,
-        after_sequence: int = 0,
-        started: Started | None = None,
+        resumed: Resumed | None = None,
         received: Sequence[Event] = (),
         listeners: Listeners = Listeners(),
     ) -> None:
-        """after_sequence, started: of a generation that began in another process.
+        """resumed: of a generation that began in another process.
 
         received: its events so far, all or none.
         """
-        self.started = started
+        after_sequence = resumed.after_sequence if resumed else 0
+        self.started = resumed.started if resumed else None
         """The first event; None until it has been read."""
         self._events = events
         self._keeps = keeps
         self._listeners = listeners
         self._kept: deque[Event] = deque(received)
+        # What the messages that are not retained have sent.
+        self._dropped = Sent(None if received else resumed)
         # The numbers of the last message that was dropped and of the last one that has a number.
         self._last = after_sequence
         self._gone = after_sequence - len(received)
@@ -96,6 +100,13 @@ class Transcript:
                 self._reader = None
                 self._listeners.on_left()
 
+    def was_read_by(self, resumed: Resumed) -> bool:
+        """Whether a caller has received what it has from these messages, by their numbers."""
+        count = resumed.after_sequence - self._gone
+        if count < 0 or resumed.after_sequence > self._last:
+            return False
+        return self._dropped.is_what_was_received(islice(self._kept, count), resumed)
+
     def events(self) -> list[Event]:
         """All events so far, for which no reader is needed. Raises: MessagesExpired."""
         self._check_kept(0)
@@ -120,7 +131,9 @@ class Transcript:
         if not self._kept:
             return 0
         self._gone += 1
-        return size_bytes(self._kept.popleft())
+        oldest = self._kept.popleft()
+        self._dropped.add(oldest)
+        return size_bytes(oldest)
 
     def _check_known(self, after_sequence: int) -> None:
         while self._last < after_sequence and self._find(self._last) is not None:
