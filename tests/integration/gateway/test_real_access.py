@@ -125,9 +125,9 @@ async def test_keys_hold_their_quotas_over_two_gateways(stand: Any) -> None:
     assert time.time() // 60 == minute
     tokens = {key_id: calls * (PROMPT + OUTPUT) for key_id, calls in served.items()}
     a_slice, a_call = LIMIT // 10, PROMPT + OUTPUT
-    # Beyond what it was granted, each gateway may go into debt by a slice; the call that crosses
-    # that counts whole (docs/decisions/0043). A first call is charged more than it uses.
-    assert max(tokens.values()) < LIMIT + 2 * (a_slice + a_call), tokens
+    # Beyond what it was granted, each gateway may go into debt by a slice; the calls that cross
+    # that count whole (docs/decisions/0043), and each gateway may run two of a key at once.
+    assert max(tokens.values()) <= LIMIT + 2 * (a_slice + 2 * a_call), tokens
     # What is left is less than what a gateway may be waiting with.
     assert min(tokens.values()) >= LIMIT - 2 * a_slice, tokens
     await usage_arrives(access, admin, served)

@@ -51,6 +51,7 @@ def test_a_version():
         ready_replicas=1,
         create_time=Timestamp(seconds=int(NOW.timestamp())),
         kind=pb.MODEL_KIND_GENERATION,
+        group_size=1,
     )
 
 

@@ -79,7 +79,12 @@ class EncoderThread:
     async def start(self, deliver: Deliver) -> LoadedEncoder:
         """Loads the model and starts. Raises: whatever loading raises."""
         self._thread.start()
-        return await self._loaded
+        try:
+            return await self._loaded
+        except Exception:
+            # Loading failed, so the thread ends: the process must not end before it.
+            await asyncio.to_thread(self._thread.join)
+            raise
 
     async def stop(self) -> None:
         """Ends the thread after the present batch; calls that wait are dropped."""

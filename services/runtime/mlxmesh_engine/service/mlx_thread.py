@@ -89,7 +89,12 @@ class MlxThread:
         """Loads the model and starts the steps. Raises: whatever loading raises."""
         self._deliver = deliver
         self._thread.start()
-        return await self._loaded
+        try:
+            return await self._loaded
+        except Exception:
+            # Loading failed, so the thread ends: the process must not end before it.
+            await asyncio.to_thread(self._thread.join)
+            raise
 
     async def stop(self) -> None:
         """Ends the thread after the current step; active sequences are dropped."""
