@@ -8,13 +8,11 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlxmesh_launcher.authority import write_self_signed
 from mlxmesh_launcher.hosts.join_token import parse_token
-from tests.fakes.lora_adapters import random_layers, write_mlx_lm
 from tests.hosts.joined_hosts import CHECKS, STREAMS, TOKENS, JoinedHosts, JoinHost
 from tests.hosts.network import Host, Network
 from tests.hosts.setup import until
@@ -85,33 +83,6 @@ def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: 
     for name in "ab":
         assert used & set(mesh.engines_of(name)), (name, used)
     assert len({tuple(outcome["tokens"]) for outcome in outcomes}) == 1
-
-
-def streams_of_both(mesh: JoinedHosts, folder: Path, adapter: str) -> list[dict[str, Any]]:
-    """Streams until each host's engine had one: which engine takes one is up to placement."""
-    outcomes: list[dict[str, Any]] = []
-    for attempt in range(10):
-        outcomes += mesh.a.streams(folder / f"log{adapter}{attempt}", adapter)
-        used = {outcome["engine"] for outcome in outcomes}
-        if all(used & set(mesh.engines_of(name)) for name in "ab"):
-            return outcomes
-    pytest.fail(f"only {used} answered")
-
-
-def test_an_adapter_travels_to_host_b(mesh: JoinedHosts, tmp_path: Path) -> None:
-    shapes = {f"model.layers.{layer}.self_attn.q_proj": (160, 160) for layer in range(4)}
-    layers = random_layers(shapes, rank=4, seed=1, size=0.5)
-    source = write_mlx_lm(mesh.a.folder / "french", layers, scale=2.0, config={"num_layers": 4})
-    added = json.loads(mesh.a.run(f"mlxmesh adapters add french {source} --model pocket --json"))
-    mesh.load_on_both()
-    base, adapted = (streams_of_both(mesh, tmp_path, name) for name in ("", "french"))
-    # Both engines answer alike, and not as without it.
-    [unlike] = {tuple(outcome["tokens"]) for outcome in base}
-    [alike] = {tuple(outcome["tokens"]) for outcome in adapted}
-    assert alike != unlike
-    fetched = mesh.b.data_dir / "fetched" / added["digest"]
-    assert (fetched / "adapters.safetensors").is_file()
-    assert not (mesh.a.data_dir / "fetched" / added["digest"]).exists()
 
 
 def test_the_agents_reach_every_process_the_launchers_too(mesh: JoinedHosts) -> None:
