@@ -195,13 +195,21 @@ class MeshClient(
                 yield event
 
     def attach(
-        self, request_id: str, *, after_sequence: int = 0, timeout_s: float | None = None
+        self,
+        request_id: str,
+        *,
+        after_sequence: int = 0,
+        numbering: int = 0,
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[GenerationEvent]:
         """Streams the events of a generation after a sequence number, past and future ones.
 
+        after_sequence, numbering: `sequence` and `numbering` of the last event. Without the second
+        a stream that moved between instances may resume at a wrong token.
+
         A generation has one reader: the stream that was open before ends with ReaderReplaced.
         """
-        return self._streams.attach(request_id, after_sequence, timeout_s)
+        return self._streams.attach(request_id, (after_sequence, numbering), timeout_s)
 
     async def complete(
         self, model: str, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]

@@ -21,8 +21,10 @@ CANCEL_TIMEOUT_S = 1.0
 STATUS_TIMEOUT_S = 1.0
 """For the status of a call whose last message has arrived."""
 
-Open = Callable[[int], AsyncGenerator[GenerateResponse]]
-"""Opens the messages after a sequence number, through one gateway."""
+Position = tuple[int, int]
+"""The sequence number of the last message that was received, and its numbering; zeros for none."""
+Open = Callable[[Position], AsyncGenerator[GenerateResponse]]
+"""Opens the messages after a position, through one gateway."""
 
 
 class GenerationStreams:
@@ -56,11 +58,11 @@ class GenerationStreams:
             raise
 
     async def attach(
-        self, request_id: str, after_sequence: int, timeout_s: float | None
+        self, request_id: str, after: Position, timeout_s: float | None
     ) -> AsyncGenerator[GenerationEvent]:
-        """Yields the events of a running or retained generation after a sequence number."""
+        """Yields the events of a running or retained generation after a position."""
         gateways = [partial(self._attached, stub, request_id, timeout_s) for stub in self._gateways]
-        stream = resuming(gateways, after_sequence=after_sequence, attachable=True)
+        stream = resuming(gateways, after=after, attachable=True)
         async with aclosing(stream) as events:
             async for event in events:
                 yield event
@@ -75,10 +77,10 @@ class GenerationStreams:
         stub: GenerationServiceStub,
         request: GenerateRequest,
         timeout_s: float | None,
-        after_sequence: int,
+        after: Position,
     ) -> AsyncGenerator[GenerateResponse]:
-        if after_sequence:
-            return self._attached(stub, request.request_id, timeout_s, after_sequence)
+        if after[0]:
+            return self._attached(stub, request.request_id, timeout_s, after)
         return self._calls.stream(stub.Generate, request, timeout_s, safe=True)
 
     async def _attached(
@@ -86,9 +88,12 @@ class GenerationStreams:
         stub: GenerationServiceStub,
         request_id: str,
         timeout_s: float | None,
-        after_sequence: int,
+        after: Position,
     ) -> AsyncGenerator[GenerateResponse]:
-        request = AttachGenerationRequest(request_id=request_id, after_sequence=after_sequence)
+        sequence, numbering = after
+        request = AttachGenerationRequest(
+            request_id=request_id, after_sequence=sequence, numbering=numbering
+        )
         responses = self._calls.stream(stub.AttachGeneration, request, timeout_s, safe=True)
         async with aclosing(responses):
             async for response in responses:
@@ -96,22 +101,22 @@ class GenerationStreams:
 
 
 async def resuming(
-    gateways: Sequence[Open], *, after_sequence: int = 0, attachable: bool
+    gateways: Sequence[Open], *, after: Position = (0, 0), attachable: bool
 ) -> AsyncGenerator[GenerationEvent]:
-    """Yields every event after a sequence number, through the first gateway while it lasts.
+    """Yields every event after a position, through the first gateway while it lasts.
 
     When a gateway is lost, an `attachable` generation is resumed through the next one, or through
     the same one where there is no other, until all have failed in a row.
 
     Raises ServiceUnavailable when the stream ends without its last event.
     """
-    sequence, attempt, failures = after_sequence, 0, 0
+    attempt, failures = 0, 0
     while True:
         try:
-            async with aclosing(gateways[attempt % len(gateways)](sequence)) as responses:
+            async with aclosing(gateways[attempt % len(gateways)](after)) as responses:
                 async for response in responses:
                     event = to_event(response)
-                    sequence, failures = event.sequence, 0
+                    after, failures = (event.sequence, event.numbering), 0
                     yield event
                     if event.is_last:
                         await _until_closed(responses)

@@ -42,6 +42,8 @@ class GenerationEvent:
     """One for each of token_ids, if requested."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """Of the next tokens of the prompt, if requested."""
+    numbering: int = 0
+    """Who gave it its `sequence`; `attach` takes both. 0 from instances of earlier versions."""
 
     @property
     def is_last(self) -> bool:
@@ -65,6 +67,7 @@ def to_event(response: GenerateResponse) -> GenerationEvent:
         tool_calls=tuple(delta.tool_calls),
         logprobs=tuple(delta.logprobs),
         prompt_logprobs=tuple(response.prompt_logprobs.tokens),
+        numbering=response.numbering,
     )
 
 

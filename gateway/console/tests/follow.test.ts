@@ -43,8 +43,8 @@ class Scripted implements Generations {
     return this.#next();
   }
 
-  attach(_id: string, after: number): AsyncIterable<GenerateResponse> {
-    this.calls.push(`attach ${after}`);
+  attach(_id: string, after: number, numbering: number): AsyncIterable<GenerateResponse> {
+    this.calls.push(numbering ? `attach ${after} of ${numbering}` : `attach ${after}`);
     return this.#next();
   }
 
@@ -139,4 +139,14 @@ it('does not renew for ever', async () => {
   const { answer, calls } = await run([{ error }, { error }]);
   expect(answer.state).toBe('failed');
   expect(calls.renewals).toBe(1);
+});
+
+it('says who numbered the last message when it attaches', async () => {
+  const by = (numbering: number, message: GenerateResponse) => ({ ...message, numbering });
+  const { answer, calls } = await run([
+    { messages: [by(7, started(1)), by(7, delta(2, 'a')), by(9, delta(3, 'b'))], error: LOST },
+    { messages: [by(9, finished(4))] },
+  ]);
+  expect(answer).toMatchObject({ state: 'done', text: 'ab', numbering: 9 });
+  expect(calls.calls).toEqual(['generate', 'attach 3 of 9']);
 });

@@ -144,7 +144,7 @@ _add(
     TEXT,
     text.attach,
     "Resume a response by its request id.",
-    "mlxmesh attach my-request --after 17",
+    "mlxmesh attach my-request --after 17@1f0c",
 )
 _add(
     TEXT,
@@ -215,6 +215,18 @@ def _version(wanted: bool) -> None:
 
         typer.echo(f"mlxmesh {version('mlxmesh')}")
         raise typer.Exit
+
+
+def _first_sentence(described: Callable[..., Any] | None) -> str:
+    paragraph = " ".join((getattr(described, "__doc__", None) or "").split("\n\n")[0].split())
+    first, dot, _ = paragraph.partition(". ")
+    return first + dot.strip()
+
+
+# Given whole, since a list of commands cuts a line that it has to find itself.
+for _group in app.registered_groups:
+    for _command in _group.typer_instance.registered_commands if _group.typer_instance else ():
+        _command.short_help = _command.short_help or _first_sentence(_command.callback)
 
 
 @app.callback()

@@ -14,7 +14,7 @@ from mlxmesh_cli.mesh.location import resolve_data_dir
 from mlxmesh_cli.screen.output import print_json, print_view
 
 if TYPE_CHECKING:
-    from mlxmesh_launcher.authority import IssuedCertificate
+    from mlxmesh_launcher.certificate_directory import IssuedCertificate
 
 certs = typer.Typer(help="Manage certificates for a mesh with TLS.", no_args_is_help=True)
 
@@ -50,7 +50,7 @@ def issue(
     ],
     host: Annotated[
         list[str] | None,
-        typer.Option(help="Host name or address of the server; may be repeated."),
+        typer.Option(metavar="HOST", help="Host name or address of the server; may be repeated."),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime in days.")] = 90,
     directory: TlsDir = None,
@@ -83,7 +83,7 @@ def rotate(
 @certs.command("show", epilog="Example: mlxmesh certs show --json")
 def show(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
     """List the certificates with their roles and expiry dates."""
-    from mlxmesh_launcher.authority import read_certificates
+    from mlxmesh_launcher.certificate_directory import read_certificates
 
     path = _tls_dir(directory, data_dir)
     with reported_errors():

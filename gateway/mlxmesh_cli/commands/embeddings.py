@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.output_options import Flex
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, say
+
+if TYPE_CHECKING:
+    from mlxmesh.generation.v1.embedding_pb2 import EmbedResponse, RerankResponse
 
 _STDIN = Path("-")
 
@@ -77,16 +80,12 @@ def embed(
                 flex=flex,
             )
         vectors = [list(each.values) for each in response.embeddings]
-        version = f"{response.model}@{response.model_version}"
         if json:
-            tokens = response.prompt_tokens
-            print_json({"model": version, "prompt_tokens": tokens, "embeddings": vectors})
+            _print_json(response, embeddings=vectors)
             return
         print_view(vectors_table(given, vectors))
-        say(
-            f"{len(vectors)} of {len(vectors[0])} components by {version}, from"
-            f" {response.prompt_tokens} tokens; --json prints them"
-        )
+        components = f"{len(vectors)} of {len(vectors[0])} components"
+        say(f"{components} {_source(response)}; --json prints them")
 
     run(work())
 
@@ -135,19 +134,30 @@ def rerank(
                 flex=flex,
             )
         results = [(each.index, each.relevance_score) for each in response.results]
-        version = f"{response.model}@{response.model_version}"
         if json:
             found = [
                 {"index": index, "relevance_score": score, "document": given[index]}
                 for index, score in results
             ]
-            tokens = response.prompt_tokens
-            print_json({"model": version, "prompt_tokens": tokens, "results": found})
+            _print_json(response, results=found)
             return
         print_view(ranking_table(given, results))
-        say(f"by {version}, from {response.prompt_tokens} tokens")
+        say(_source(response))
 
     run(work())
+
+
+def _print_json(response: EmbedResponse | RerankResponse, **results: object) -> None:
+    model, tokens = _version(response), response.prompt_tokens
+    print_json({"model": model, "prompt_tokens": tokens, **results})
+
+
+def _source(response: EmbedResponse | RerankResponse) -> str:
+    return f"by {_version(response)}, from {response.prompt_tokens} tokens"
+
+
+def _version(response: EmbedResponse | RerankResponse) -> str:
+    return f"{response.model}@{response.model_version}"
 
 
 def _texts(given: list[str] | None, file: Path | None) -> list[str]:
@@ -165,5 +175,5 @@ def _texts(given: list[str] | None, file: Path | None) -> list[str]:
         fail(f"{file or 'standard input'} cannot be read: {error}")
     texts = [line for line in content.splitlines() if line.strip()]
     if not texts:
-        fail("there is no text; give one, or a file with one per line")
+        fail("there is no text; give one after the model, or --file with one per line")
     return texts

@@ -167,6 +167,7 @@ def analyze(
     metric: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="METRIC",
             help=f"Metric: {', '.join(METRICS)}; may be repeated. Fewer give narrower intervals:"
             " choose before you look.  [default: all]",
         ),

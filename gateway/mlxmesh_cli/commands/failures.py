@@ -81,7 +81,7 @@ def fail_with(error: MeshError) -> NoReturn:
 
 def described(error: MeshError) -> str:
     """The message in one line, with the field that caused it."""
-    message = str(error)
+    message = error.message
     named = not error.field or message.startswith(error.field)
     return message if named else f"{error.field}: {message}"
 

@@ -40,7 +40,9 @@ Seed = Annotated[
     int | None,
     typer.Option(help="Seed; the same seed gives the same output.  [default: random]"),
 ]
-Stop = Annotated[list[str] | None, typer.Option(help="Stop at this text; may be repeated.")]
+Stop = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="Stop at this text; may be repeated.")
+]
 
 
 def options_given(

@@ -1,11 +1,13 @@
-"""The command that explains topics, and writes the manual page: help."""
+"""The command that explains topics and commands, and writes the manual page: help."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from mlxmesh_cli.commands.failures import fail, remember_json
 from mlxmesh_cli.screen.output import console, is_terminal, print_json
@@ -26,7 +28,10 @@ def explain(
     ctx: typer.Context,
     topic: Annotated[
         str,
-        typer.Argument(help="What to explain.  [default: a list]", autocompletion=complete_topic),
+        typer.Argument(
+            help="What to explain: a topic, or else a command.  [default: a list of topics]",
+            autocompletion=complete_topic,
+        ),
     ] = "",
     man: Annotated[
         bool, typer.Option("--man", help="Print the manual page of all commands, for man(1).")
@@ -35,24 +40,31 @@ def explain(
         bool, typer.Option("--json", help="Print JSON, errors included.", callback=remember_json)
     ] = False,
 ) -> None:
-    """Explain a topic, such as models or jobs, in a few lines.
+    """Explain a topic, such as models or jobs, in a few lines, or show the help of a command.
 
     A manual page: mlxmesh help --man > ~/.local/share/man/man1/mlxmesh.1
     """
+    root = ctx.find_root()
     if man:
         from mlxmesh_cli.screen.manual_page import manual_page
 
-        typer.echo(manual_page(ctx.find_root().command))
+        typer.echo(manual_page(root.command))
     elif not topic:
         _list(json=json)
     elif topic in ORDER:
         _show(topic, json=json)
+    elif topic in _commands(root.command) and not json:
+        root.command.main([topic, "--help"], prog_name=root.info_name, standalone_mode=False)
     else:
         fail(
-            f"no topic {topic!r}; topics: {', '.join(ORDER)}; `mlxmesh {topic} --help` explains"
-            " a command",
+            f"no topic {topic!r}; topics: {', '.join(ORDER)}; `mlxmesh --help` lists the commands",
             exit_code=2,
         )
+
+
+def _commands(root: object) -> Collection[str]:
+    assert isinstance(root, TyperGroup)
+    return root.commands
 
 
 def topic_text(topic: str) -> str:

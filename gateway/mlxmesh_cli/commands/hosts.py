@@ -88,7 +88,8 @@ def invite(
     if json:
         print_json({**to_dict(made), "command": command})
         return
-    typer.echo(f"# on the other host, once, within {lifetime} (invitation {made.invitation.id}):")
+    typer.echo(f"# on the other host, once, within {lifetime} (invitation {made.invitation.id});")
+    typer.echo("# add --detach to leave it running in the background:")
     typer.echo(command)
 
 

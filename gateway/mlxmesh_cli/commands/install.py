@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from mlxmesh_cli.commands.confirmation import Yes, confirm
 from mlxmesh_cli.commands.failures import fail, reported_errors
 from mlxmesh_cli.commands.session import DataDir, Json
-from mlxmesh_cli.commands.up import GrpcPort, HttpPort, Models, Replicas, Tls, UpOptions
+from mlxmesh_cli.commands.up import (
+    GrpcPort,
+    HttpPort,
+    Models,
+    Replicas,
+    Tls,
+    UpOptions,
+    require_packages,
+)
 from mlxmesh_cli.installation.service import WHOLE_MESH, Scope, service_name
 from mlxmesh_cli.screen.output import print_json, say
 
@@ -76,6 +84,8 @@ def install(
     if service not in SERVICES:
         fail(f"--service must be one of {', '.join(SERVICES)}", exit_code=2)
     is_whole = service == WHOLE_MESH
+    if is_whole:
+        require_packages()
     options = UpOptions(
         data_dir=Path(),
         grpc_port=grpc_port,
@@ -222,12 +232,14 @@ def uninstall(
     with reported_errors():
         installer = Installer(host_services(scope), SubprocessRunner(), service_name(service))
         doomed = purged_dir(scope, data_dir) if purge_data else None
+        if doomed is None and not installer.path.exists():
+            _fail_not_installed(installer)
         if not confirm(_what_goes(installer, doomed), yes=yes):
             fail("nothing was changed", reason="CANCELLED")
         removed = installer.uninstall()
         deleted = doomed is not None and purge(doomed)
     if not removed and not deleted:
-        fail(f"there is no {installer.path}; nothing was changed", reason="NOT_INSTALLED")
+        _fail_not_installed(installer)
     if json:
         facts = {"removed": str(installer.path) if removed else None}
         print_json({**facts, "deleted": str(doomed) if deleted else None})
@@ -236,6 +248,10 @@ def uninstall(
         typer.echo(f"stopped, and removed {installer.path}")
     if deleted:
         typer.echo(f"deleted {doomed}")
+
+
+def _fail_not_installed(installer: Installer) -> NoReturn:
+    fail(f"there is no {installer.path}; nothing was changed", reason="NOT_INSTALLED")
 
 
 def _what_goes(installer: Installer, doomed: Path | None) -> str:

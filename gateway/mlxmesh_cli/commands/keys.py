@@ -43,7 +43,10 @@ def create(
     ] = False,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model that it may use, or a pattern such as 'qwen*'; may be repeated."),
+        typer.Option(
+            metavar="MODEL",
+            help="Model that it may use, or a pattern such as 'qwen*'; may be repeated.",
+        ),
     ] = None,
     expires: Annotated[
         datetime | None,

@@ -150,6 +150,8 @@ def pull(
     json: Json = False,
 ) -> None:
     """Download a model from a hub into the catalogue. Run it again to resume a download."""
+    if "/" not in repo_id:
+        raise typer.BadParameter("repo_id must be OWNER/NAME; `mlxmesh models search` finds some")
     if load and not background:
         raise typer.BadParameter("--load requires --background")
     if kind and background:

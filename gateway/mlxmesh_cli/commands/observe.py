@@ -49,7 +49,9 @@ def events(
     ] = False,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="Only events with this name, or `model.*`; may be repeated."),
+        typer.Option(
+            metavar="NAME", help="Only events with this name, or `model.*`; may be repeated."
+        ),
     ] = None,
     about: Annotated[
         str,

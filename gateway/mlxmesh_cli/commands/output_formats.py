@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlxmesh.model.v1.policy_pb2 import ModelPolicy
 
 models = typer.Typer(
-    help="List the models; show or set how one is loaded, priced and read.",
+    help="List the models; show or set how they are loaded and read.",
     epilog="Example: mlxmesh models --json",
     invoke_without_command=True,
 )

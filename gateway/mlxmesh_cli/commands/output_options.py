@@ -32,7 +32,7 @@ Grammar = Annotated[
 ]
 Choice = Annotated[
     list[str] | None,
-    typer.Option(help="Text that the output may equal; repeat it."),
+    typer.Option(metavar="TEXT", help="Text that the output may equal; repeat it."),
 ]
 Outputs = Annotated[
     int,

@@ -38,8 +38,10 @@ DataDir = Annotated[
 def _host_and_port(address: str | None) -> str | None:
     """Typer callback of --address: checks its form."""
     host, _, port = (address or "").rpartition(":")
-    if address is not None and not (host and port.isdecimal()):
-        raise typer.BadParameter("must be host:port, for example 127.0.0.1:50051")
+    if address is not None and not (host and port.isdecimal() and "/" not in host):
+        raise typer.BadParameter(
+            "must be host:port of a gateway's gRPC port, for example 127.0.0.1:50051"
+        )
     return address
 
 

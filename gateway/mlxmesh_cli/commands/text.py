@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,11 @@ from mlxmesh_cli.commands.output_options import (
     reasoning_options,
     tool_options,
 )
+from mlxmesh_cli.commands.resuming import (
+    position_of,
+    told_how_to_read_all,
+    told_how_to_resume,
+)
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, gateway_address, run
 from mlxmesh_cli.screen.output import print_json, say, to_dict
 
@@ -57,6 +63,7 @@ Images = Annotated[
     list[Path] | None,
     typer.Option(
         "--image",
+        metavar="FILE",
         help="An image before the prompt, for models of the kind vision; may be repeated.",
         exists=True,
         dir_okay=False,
@@ -142,14 +149,18 @@ def generate(
         options["request_id"] = request_id
 
     async def work() -> None:
-        from mlxmesh_cli.screen.responses import default_model, show
+        from mlxmesh_cli.screen.responses import Response, default_model, show
 
-        async with connect(address, data_dir) as client:
-            name = model or await default_model(client)
-            if json:
-                print_json(to_dict(await client.complete(name, **what, **options)))
-                return
-            answer = await show(client.generate(name, **what, **options), expected=outputs)
+        answer, resumable = Response(), nullcontext()
+        if request_id is not None:
+            resumable = told_how_to_resume(request_id, answer, address, data_dir)
+        with resumable:
+            async with connect(address, data_dir) as client:
+                name = model or await default_model(client)
+                if json:
+                    print_json(to_dict(await client.complete(name, **what, **options)))
+                    return
+                await show(client.generate(name, **what, **options), answer, expected=outputs)
             if (constraint or tool) and answer.is_cut():
                 _note_cut(outputs)
 
@@ -169,8 +180,14 @@ def attach(
         str, typer.Argument(help="Request id that was given to `mlxmesh generate`.")
     ],
     after: Annotated[
-        int, typer.Option(min=0, help="Resume after the message with this sequence number.")
-    ] = 0,
+        str,
+        typer.Option(
+            metavar="POSITION",
+            help="Resume after this position, such as 12@1f0c, which is printed where a response"
+            " breaks off. A sequence number alone may repeat or miss text if the response moved"
+            " between instances.",
+        ),
+    ] = "0",
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -179,12 +196,18 @@ def attach(
 
     Responses are retained for five minutes after their end. A response has one reader at a time.
     """
+    sequence, numbering = position_of(after)
 
     async def work() -> None:
-        from mlxmesh_cli.screen.responses import show
+        from mlxmesh_cli.screen.responses import Response, show
 
-        async with connect(address, data_dir) as client:
-            answer = await show(client.attach(request_id, after_sequence=after), quiet=json)
+        answer, resumable = Response(), nullcontext()
+        if not json:  # which prints nothing before the end
+            resumable = told_how_to_resume(request_id, answer, address, data_dir)
+        with resumable, told_how_to_read_all(request_id, numbering):
+            async with connect(address, data_dir) as client:
+                events = client.attach(request_id, after_sequence=sequence, numbering=numbering)
+                await show(events, answer, quiet=json)
             if json:
                 print_json(answer.as_dict())
 
@@ -273,7 +296,7 @@ def _messages(system: str | None, text: str, images: Sequence[Path] = ()) -> lis
 def _read(prompt: str | None) -> str:
     text = _as_text(_given(prompt))
     if not text:
-        fail("the prompt is empty")
+        fail("the prompt is empty; give it as an argument, or on standard input")
     return text
 
 

@@ -55,8 +55,9 @@ Replicas = Annotated[
 Models = Annotated[
     list[str] | None,
     typer.Option(
+        metavar="MODEL",
         help="A bundled model, a model directory, a GGUF file or a repository id on the hub; may"
-        " be repeated."
+        " be repeated.",
     ),
 ]
 Registry = Annotated[
@@ -202,11 +203,7 @@ def up(
     Several hosts: `mlxmesh up --hosts` on the first one, then `mlxmesh hosts invite`, which prints
     the command for another host. Later starts of both need no options.
     """
-    if missing := missing_packages():
-        fail(
-            f'a whole mesh needs `pip install "mlxmesh[all]"`; missing here: {", ".join(missing)}',
-            reason="NOT_INSTALLED",
-        )
+    require_packages()
     directory = resolve_data_dir(data_dir)
     wanted = HostOptions(
         hosts, join, token, advertise, consul, consul_address, join_port, certificates_for
@@ -230,6 +227,15 @@ def up(
     # Joining used gRPC and threads, after which this process must not be forked.
     forked = {} if join else fork_services(services_here(directory))
     run(_up_foreground(options, forked, json=json))
+
+
+def require_packages() -> None:
+    """Exits where a package that a whole mesh needs is missing."""
+    if missing := missing_packages():
+        fail(
+            f'a whole mesh needs `pip install "mlxmesh[all]"`; missing here: {", ".join(missing)}',
+            reason="NOT_INSTALLED",
+        )
 
 
 def missing_packages() -> list[str]:

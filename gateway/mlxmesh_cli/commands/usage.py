@@ -34,6 +34,7 @@ def usage(
     by: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="FIELD",
             help="Sum by key, user, team, model, hour or day; several with commas.  [default: one"
             " total]",
             callback=_groups,

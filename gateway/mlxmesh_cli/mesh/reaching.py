@@ -46,8 +46,8 @@ async def _hint(gateway: str, tls: CertificateFiles | None) -> str:
         )
     if tls is None:
         return (
-            f"the server on {gateway} does not respond as a gateway: it is another program, or a"
-            " gateway with TLS, which needs --ca, --cert and --key"
+            f"the server on {gateway} does not respond as a gateway: it is a gateway's HTTP port,"
+            " another program, or a gateway with TLS, which needs --ca, --cert and --key"
         )
     return (
         f"the server on {gateway} does not accept these certificates;"

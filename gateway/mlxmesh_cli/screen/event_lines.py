@@ -42,9 +42,11 @@ def _words(facts: Message, *, known: str) -> Iterable[str]:
     for field, value in facts.ListFields():
         if isinstance(value, Failure):
             yield f"{value.reason}: {_shown(value.message)}"
-        elif field.is_repeated:
-            pairs: Any = value
+        elif field.is_repeated and field.message_type is not None:
+            pairs: Any = value  # a map: no event has a list of messages
             yield from (_shown(f"{name}={pairs[name]}") for name in sorted(pairs))
+        elif field.is_repeated:
+            yield _shown(f"{field.name}={','.join(map(str, value))}")
         elif value != known and not (field.name in ("model", "version") and "@" in known):
             yield f"{field.name}={_shown(str(value))}"
 

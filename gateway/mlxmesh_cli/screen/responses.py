@@ -11,6 +11,7 @@ from mlxmesh.generation.v1.generation_pb2 import FINISH_REASON_LENGTH, Finished
 from mlxmesh_cli.screen.output import to_dict
 from mlxmesh_cli.screen.response_writer import ResponseWriter
 from mlxmesh_client import GenerationEvent, MeshClient, Outputs
+from mlxmesh_shared.errors import ServiceUnavailable
 
 DEFAULT_MODEL = "pocket"
 
@@ -20,6 +21,8 @@ class Response:
     """The response received so far."""
 
     outputs: Outputs = field(default_factory=Outputs)
+    last: GenerationEvent | None = None
+    """The last event that was received."""
 
     @property
     def text(self) -> str:
@@ -60,6 +63,7 @@ async def show(
                 response.outputs.add(event)
                 if not quiet:
                     writer.write(event)
+                response.last = event
     finally:
         if not quiet:
             writer.end()
@@ -71,9 +75,13 @@ async def default_model(client: MeshClient) -> str:
 
     Raises: MeshError.
     """
+    try:
+        models = await client.list_models()
+    except ServiceUnavailable as error:
+        raise ServiceUnavailable(
+            f"no model can be chosen: {error.message}; generation may work: name a model by --model"
+        ) from error
     serving = [
-        model.name
-        for model in await client.list_models()
-        if any(version.ready_replicas for version in model.versions)
+        model.name for model in models if any(version.ready_replicas for version in model.versions)
     ]
     return DEFAULT_MODEL if DEFAULT_MODEL in serving or not serving else serving[0]

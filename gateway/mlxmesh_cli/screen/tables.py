@@ -120,9 +120,14 @@ def _failure(version: dict[str, Any]) -> str:
 
 
 def _ranks(version: dict[str, Any]) -> str:
-    """The ranks of each replica that is a group, and where they run; empty without groups."""
+    """The ranks of each replica that is a group, and where they run; `2 wanted` while none runs,
+    `2` while none should.
+    """
     size = version.get("group_size", 1)
-    return "; ".join(group_words(version)) or (str(size) if size > 1 else "")
+    if size < 2:
+        return ""
+    wanted = f"{size} wanted" if version["desired_replicas"] else f"{size}"
+    return "; ".join(group_words(version)) or wanted
 
 
 def group_words(version: dict[str, Any]) -> list[str]:
@@ -131,10 +136,15 @@ def group_words(version: dict[str, Any]) -> list[str]:
 
 
 def _group_words(ranks: Sequence[dict[str, Any]]) -> str:
-    """Such as `ranks 0 and 2 on runtime-a (10.0.0.1), rank 1 on runtime-b (10.0.0.2)`."""
+    """Such as `ranks 0 and 2 on runtime-a (10.0.0.1), rank 1 on runtime-b (10.0.0.2, 0.4 ms)`:
+    the time is a round trip from rank 0.
+    """
     places: dict[str, list[str]] = {}
     for rank in ranks:
-        where = f"{rank['runtime_id']} ({rank['host']})" if rank["host"] else rank["runtime_id"]
+        round_trip_ms = rank.get("round_trip_us", 0) / 1000
+        known = [rank["host"], f"{round_trip_ms:.1f} ms" if round_trip_ms else ""]
+        about = ", ".join(filter(None, known))
+        where = f"{rank['runtime_id']} ({about})" if about else rank["runtime_id"]
         places.setdefault(where, []).append(str(rank["rank"]))
     return ", ".join(
         f"{'ranks' if len(numbers) > 1 else 'rank'} {joined(numbers)} on {where}"

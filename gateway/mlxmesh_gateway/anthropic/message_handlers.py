@@ -94,6 +94,7 @@ async def _write_stream(
         attach = pb.AttachGenerationRequest(
             request_id=generation.request_id,
             after_sequence=position.sequence,
+            numbering=position.numbering,
             generation=generation,
         )
         await exchange.calls.stream(ATTACH, attach, events.write_attached)
@@ -129,9 +130,10 @@ class _Events:
             self.cancelled = error
             return
         skip, self._skip = self._skip, 0
-        whole = EventId(message.sequence, open_block=self._events.open_block)
+        numbering = message.numbering
+        whole = EventId(message.sequence, 0, self._events.open_block, numbering)
         for number, (name, data) in enumerate(events, 1):
-            part = EventId(message.sequence - 1, number, before)
+            part = EventId(message.sequence - 1, number, before, numbering)
             if number > skip:
                 event_id = whole if number == len(events) else part
                 await self._exchange.event(data, event=name, event_id=str(event_id))

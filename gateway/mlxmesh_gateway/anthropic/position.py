@@ -1,7 +1,8 @@
 """The ids of a stream's events, by which a stream is resumed. Pure.
 
 An id is a position, as all protocols have it, and after a hyphen the block that was open before the
-next message: 1, 2-0r, 2.1-0r, 3-1t. Both are all that the events of the next message depend on.
+next message: 1@1f0c, 2@1f0c-0r, 2.1@1f0c-0r, 3@1f0c-1t. Both are all that the events of the next
+message depend on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlxmesh_gateway.anthropic.stream.convert import OpenBlock
-from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, position_of
+from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, Position, position_of
 from mlxmesh_shared.errors import InvalidArgument
 
 
@@ -24,9 +25,11 @@ class EventId:
     """The events of the next message that it has received as well."""
     open_block: OpenBlock | None = None
     """The block that was open before the next message."""
+    numbering: int = 0
+    """Of the last message of which it has an event; 0 for unknown."""
 
     def __str__(self) -> str:
-        position = f"{self.sequence}.{self.events}" if self.events else f"{self.sequence}"
+        position = str(Position(self.sequence, self.events, self.numbering))
         return position if self.open_block is None else f"{position}-{self.open_block.encode()}"
 
 
@@ -35,7 +38,7 @@ def resumed_at(headers: Mapping[str, str]) -> EventId | None:
     position, hyphen, encoded = headers.get(LAST_EVENT_ID, "").partition("-")
     if not hyphen:
         found = position_of(headers)
-        return None if found is None else EventId(found.sequence, found.events)
+        return None if found is None else _event_id(found)
     block = OpenBlock.decode(encoded)
     if block is None:
         raise InvalidArgument(
@@ -43,4 +46,8 @@ def resumed_at(headers: Mapping[str, str]) -> EventId | None:
         )
     found = position_of({**headers, LAST_EVENT_ID: position})
     assert found is not None, "the header is given"
-    return EventId(found.sequence, found.events, block)
+    return _event_id(found, block)
+
+
+def _event_id(position: Position, block: OpenBlock | None = None) -> EventId:
+    return EventId(position.sequence, position.events, block, position.numbering)

@@ -13,9 +13,10 @@ from google.protobuf.message import Message
 from mlxmesh.generation.v1.generation_pb2 import AttachGenerationRequest
 from mlxmesh.telemetry.v1.events_pb2 import WatchEventsRequest, WatchEventsResponse
 from mlxmesh.telemetry.v1.live_pb2 import WatchRequest
+from mlxmesh_gateway.http.idempotency import Position
 
 LAST_EVENT_ID = "last-event-id"
-_SEQUENCE = re.compile(r"(?:([A-Za-z0-9._-]{1,64}):)?([0-9]{1,19})")
+_SEQUENCE = re.compile(r"(?:([A-Za-z0-9._-]{1,64}):)?([0-9]{1,19})(?:@([1-9a-f][0-9a-f]{0,7}))?")
 
 
 def event_id(response: Any) -> str:
@@ -26,7 +27,9 @@ def event_id(response: Any) -> str:
         return f"{response.log_id}:{response.sequence}" if response.log_id else ""
     inner = getattr(response, "message", response)
     sequence = getattr(inner, "sequence", 0)
-    return str(sequence) if isinstance(sequence, int) and sequence else ""
+    if not isinstance(sequence, int) or not sequence:
+        return ""
+    return str(Position(sequence, numbering=getattr(inner, "numbering", 0)))
 
 
 def go_on(request: Message, last_event_id: str) -> None:
@@ -36,7 +39,7 @@ def go_on(request: Message, last_event_id: str) -> None:
         return
     log_id, sequence = match[1] or "", int(match[2])
     if isinstance(request, AttachGenerationRequest) and not log_id:
-        request.after_sequence = sequence
+        request.after_sequence, request.numbering = sequence, int(match[3] or "0", 16)
     elif isinstance(request, WatchEventsRequest) and log_id:
         request.log_id, request.after_sequence = log_id, sequence
     elif isinstance(request, WatchRequest) and log_id:

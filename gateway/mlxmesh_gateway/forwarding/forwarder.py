@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,10 +11,16 @@ from grpc import aio
 
 from mlxmesh_gateway.forwarding.attempts import Answered, Attempts, Try
 from mlxmesh_gateway.forwarding.backends import Backends
+from mlxmesh_gateway.forwarding.convert import newest
 from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.generate_stream import GENERATE, GenerateStream, Write
 from mlxmesh_gateway.forwarding.routes import Route
-from mlxmesh_gateway.forwarding.search import first_success
+from mlxmesh_gateway.forwarding.search import (
+    ALL_TIMEOUT_S,
+    FIRST_TIMEOUT_S,
+    every_success,
+    first_success,
+)
 from mlxmesh_gateway.forwarding.telemetry import RelayCounts, describe_answer, describe_stream
 from mlxmesh_gateway.forwarding.traffic import ENCODED, GatewayTraffic
 from mlxmesh_gateway.forwarding.used import Used
@@ -22,6 +28,7 @@ from mlxmesh_shared.errors import MeshError
 
 T = TypeVar("T")
 COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
+GET = "/mlxmesh.generation.v1.GenerationService/GetGeneration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +155,10 @@ class Forwarder:
             async with endpoint.busy():
                 return await endpoint.unary(call.route.path)(call.request, **call.options())
 
-        return await self._first_success(call, ask)
+        if call.route.path != GET:  # all get the request, and one success suffices
+            return (await every_success(self._candidates(call), ask, FIRST_TIMEOUT_S))[0]
+        found = await every_success(self._candidates(call), ask, ALL_TIMEOUT_S)
+        return newest(found) if len(found) > 1 else found[0]
 
     async def _find_stream(self, call: ForwardedCall) -> None:
         async with AsyncExitStack() as stack:
@@ -163,11 +173,6 @@ class Forwarder:
                     stack.push_async_exit(begun.pop_all())
                 return messages, message
 
-            messages, message = await self._first_success(call, begin)
+            first, *others = self._candidates(call)
+            messages, message = await first_success(first, others, begin)
             await self._write_all(call, messages, message)
-
-    async def _first_success(
-        self, call: ForwardedCall, ask: Callable[[Endpoint], Awaitable[T]]
-    ) -> T:
-        first, *others = self._candidates(call)
-        return await first_success(first, others, ask)

@@ -9,7 +9,11 @@ from typing import Any
 
 from grpc import aio
 
-from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, ResumeGenerationResponse
+from mlxmesh.generation.v1.generation_pb2 import (
+    GenerateRequest,
+    ResumeGenerationRequest,
+    ResumeGenerationResponse,
+)
 from mlxmesh_gateway.forwarding.attempts import Answered
 from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.recording import Recording
@@ -61,6 +65,7 @@ class GenerateStream:
         self._observe = observe
         self._used = used or Used()
         self._lost: Endpoint | None = None
+        self._takeovers = 0
 
     @property
     def answered(self) -> bool:
@@ -105,7 +110,7 @@ class GenerateStream:
             for endpoint in self._others():
                 try:
                     async with endpoint.busy():
-                        return await self._pass_on_resumed(endpoint, request)
+                        return await self._pass_on_resumed(endpoint, self._numbered(request))
                 except _NotTaken as refusal:
                     error = refusal.error
             if time.monotonic() >= give_up_s:
@@ -118,6 +123,12 @@ class GenerateStream:
         self._counts.resumptions += 1
         self._used.resumptions += 1
         return request.SerializeToString()
+
+    def _numbered(self, request: bytes) -> bytes:
+        """The instance that was asked last has the stream, even if its answer never arrives."""
+        self._takeovers += 1
+        # Encoded messages that are joined are one message.
+        return request + ResumeGenerationRequest(takeover=self._takeovers).SerializeToString()
 
     def _others(self) -> Sequence[Endpoint]:
         """The lost instance is asked again only if there is no other."""

@@ -69,6 +69,7 @@ class Recording:
         self._outputs: defaultdict[int, _Output] = defaultdict(_Output)
         self._prompt_logprobs = 0
         self._last_sequence = 0
+        self._numbering = 0
 
     def __bool__(self) -> bool:
         """Whether there is any message."""
@@ -110,6 +111,7 @@ class Recording:
             outputs=[output.received(index) for index, output in sorted(self._outputs.items())],
             prompt_logprobs=self._prompt_logprobs,
             after_sequence=self._last_sequence,
+            numbering=self._numbering,
             resumptions=self.resumptions,
             received=map(GenerateResponse.FromString, self._all),
         )
@@ -130,7 +132,7 @@ class Recording:
                 continue
             if keeps_all:
                 self._all.append(encoded)
-            self._last_sequence = message.sequence
+            self._last_sequence, self._numbering = message.sequence, message.numbering
             if message.HasField("started"):
                 self._started = message.started
             elif message.HasField("delta"):

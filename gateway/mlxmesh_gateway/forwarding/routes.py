@@ -43,7 +43,9 @@ class Policy:
     lasting: bool = False
     """Runs long: without a deadline of the client it gets the longest one."""
     everywhere: bool = False
-    """Only one instance can do it: the one that the key names is asked first, then all others."""
+    """Only instances that have the generation can do it; after a move these may be several. Of a
+    stream, the one that the key names is asked first; else all are asked at once.
+    """
     hedged: bool = False
     """The client may request a second attempt beside a slow first one."""
     key: Callable[[Any], str] = lambda _: ""

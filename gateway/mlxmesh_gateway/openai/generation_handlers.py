@@ -57,6 +57,8 @@ async def stream(
             request = pb.AttachGenerationRequest(
                 request_id=generation.request_id,
                 after_sequence=0 if shape.replays else position.sequence,
+                numbering=position.numbering,
+                numbered_sequence=position.sequence,
                 generation=generation,
             )
             await exchange.calls.stream(ATTACH, request, events.write_attached)
@@ -105,14 +107,14 @@ class _Events:
         if message.HasField("delta"):
             data = self._chunks.delta(message.delta)
             if data is not None and message.sequence > self._position.sequence:
-                await self._exchange.event(data, event_id=str(message.sequence))
+                position = Position(message.sequence, numbering=message.numbering)
+                await self._exchange.event(data, event_id=str(position))
         elif message.HasField("finished"):
-            await self._write_all(message.sequence, self._ending(message.finished))
+            await self._write_all(message, self._ending(message.finished))
         elif message.HasField("started"):
-            await self._write_all(message.sequence, self._chunks.first())
+            await self._write_all(message, self._chunks.first())
         elif message.HasField("prompt_logprobs"):
-            chunks = self._chunks.prompt(message.prompt_logprobs)
-            await self._write_all(message.sequence, chunks)
+            await self._write_all(message, self._chunks.prompt(message.prompt_logprobs))
 
     def _ending(self, finished: pb.Finished) -> Sequence[str]:
         end = self._chunks.end(finished)
@@ -125,14 +127,14 @@ class _Events:
         if not self._exchange.started:
             self._exchange.response_headers.append((REQUEST_ID, started.request_id))
 
-    async def _write_all(self, sequence: int, chunks: Sequence[str]) -> None:
+    async def _write_all(self, message: pb.GenerateResponse, chunks: Sequence[str]) -> None:
         """The events of one message, without those that the client has."""
-        position = self._position
+        position, sequence, numbering = self._position, message.sequence, message.numbering
         if sequence <= position.sequence:
             return
         skip = position.events if sequence == position.sequence + 1 else 0
         for number, data in enumerate(chunks, 1):
             if number > skip:
-                last = number == len(chunks)
-                event_id = str(sequence) if last else f"{sequence - 1}.{number}"
-                await self._exchange.event(data, event_id=event_id)
+                part = Position(sequence - 1, number, numbering)
+                reached = Position(sequence, 0, numbering) if number == len(chunks) else part
+                await self._exchange.event(data, event_id=str(reached))

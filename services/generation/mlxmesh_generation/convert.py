@@ -6,6 +6,7 @@ import secrets
 from array import array
 from dataclasses import replace
 from hashlib import sha256
+from itertools import groupby
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2
@@ -26,6 +27,7 @@ from mlxmesh_generation.domain.request import (
     PromptInput,
     PromptText,
     PromptTokens,
+    ReadUpTo,
     ReceivedOutput,
     Resumed,
     SamplingOptions,
@@ -107,7 +109,18 @@ def resumed(message: ResumeGenerationRequest) -> Resumed:
         resumptions=message.resumptions,
         started=None if started is None else convert_events.started_of(started),
         received=_received(message),
+        numberings=_numberings(message),
+        takeover=max(1, message.takeover),
     )
+
+
+def _numberings(message: ResumeGenerationRequest) -> tuple[tuple[int, int], ...]:
+    ids = {one.sequence: one.numbering for one in message.received}
+    if message.numbering:
+        ids[message.after_sequence] = message.numbering
+    # A stream may come back to an instance, so the same id may stand for several ranges.
+    ranges = [[*each][-1] for _, each in groupby(sorted(ids), key=ids.__getitem__)]
+    return tuple((ids[last], last) for last in ranges)
 
 
 def _received_outputs(message: ResumeGenerationRequest) -> dict[int, ReceivedOutput]:
@@ -155,6 +168,12 @@ def _received(message: ResumeGenerationRequest) -> list[Event]:
 def attached_digest(message: AttachGenerationRequest) -> bytes | None:
     """None when the caller did not say what it requested."""
     return _digest(message.generation) if message.HasField("generation") else None
+
+
+def attached_position(message: AttachGenerationRequest) -> ReadUpTo | None:
+    """None when the caller did not say who numbered its messages."""
+    sequence = message.numbered_sequence or message.after_sequence
+    return ReadUpTo(sequence, message.numbering) if message.numbering else None
 
 
 def _digest(message: GenerateRequest) -> bytes:

@@ -51,10 +51,11 @@ _REASONS_BACK: dict[int, FinishReason] = {value: reason for reason, value in _RE
 # To messages.
 
 
-def generate_response(sequence: int, event: Event) -> GenerateResponse:
+def generate_response(sequence: int, event: Event, numbering: int = 0) -> GenerateResponse:
+    """numbering: of the message; 0 for none."""
     if isinstance(event, Delta):
         # Filled in place: a message constructor copies the messages that it is passed.
-        response = GenerateResponse(sequence=sequence)
+        response = GenerateResponse(sequence=sequence, numbering=numbering)
         delta = response.delta
         delta.text = event.text
         delta.token_ids.extend(event.token_ids)
@@ -66,14 +67,17 @@ def generate_response(sequence: int, event: Event) -> GenerateResponse:
         if event.logprobs:
             delta.logprobs.extend(map(token_logprob, event.logprobs))
         return response
+    response = GenerateResponse(sequence=sequence, numbering=numbering)
     if isinstance(event, Started):
-        return GenerateResponse(sequence=sequence, started=started(event))
-    if isinstance(event, PrefillProgress):
-        return GenerateResponse(sequence=sequence, prefill_progress=_progress(event))
-    if isinstance(event, PromptLogprobs):
-        message = generation_pb2.PromptLogprobs(tokens=map(token_logprob, event.tokens))
-        return GenerateResponse(sequence=sequence, prompt_logprobs=message)
-    return GenerateResponse(sequence=sequence, finished=_finished(event))
+        response.started.CopyFrom(started(event))
+    elif isinstance(event, PrefillProgress):
+        response.prefill_progress.CopyFrom(_progress(event))
+    elif isinstance(event, PromptLogprobs):
+        response.prompt_logprobs.SetInParent()
+        response.prompt_logprobs.tokens.extend(map(token_logprob, event.tokens))
+    else:
+        response.finished.CopyFrom(_finished(event))
+    return response
 
 
 def get_response(snapshot: Snapshot) -> GetGenerationResponse:
@@ -87,6 +91,7 @@ def get_response(snapshot: Snapshot) -> GetGenerationResponse:
     whole.complete()
     if snapshot.error is not None:
         response.failure.CopyFrom(to_failure(snapshot.error))
+    response.numbering, response.takeover = snapshot.numbering, snapshot.takeover
     return response
 
 

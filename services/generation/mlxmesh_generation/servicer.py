@@ -57,7 +57,8 @@ class GenerationServicer(GenerationServiceServicer):
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
             async for sequence, event in events:
-                await context.write(convert_events.generate_response(sequence, event))
+                numbering = transcript.numbering.of(sequence)
+                await context.write(convert_events.generate_response(sequence, event, numbering))
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
         asked = _asked(request.generation, context)
@@ -73,13 +74,13 @@ class GenerationServicer(GenerationServiceServicer):
     async def AttachGeneration(
         self, request: AttachGenerationRequest, context: Any
     ) -> AsyncIterator[AttachGenerationResponse]:
-        digest = convert.attached_digest(request)
-        transcript = self._generations.find(_key(request, context), digest)
+        digest, reader = convert.attached_digest(request), convert.attached_position(request)
+        transcript = self._generations.find(_key(request, context), digest, reader)
         async with aclosing(transcript.read(request.after_sequence)) as events:
             async for sequence, event in events:
-                response = AttachGenerationResponse(
-                    message=convert_events.generate_response(sequence, event)
-                )
+                numbering = transcript.numbering.of(sequence)
+                message = convert_events.generate_response(sequence, event, numbering)
+                response = AttachGenerationResponse(message=message)
                 if sequence == request.after_sequence + 1 and transcript.started is not None:
                     response.started.CopyFrom(convert_events.started(transcript.started))
                 yield response
@@ -92,7 +93,8 @@ class GenerationServicer(GenerationServiceServicer):
         transcript = await self._generations.resume(asked, resumed, remaining_s(context))
         async with aclosing(transcript.read(request.after_sequence)) as events:
             async for sequence, event in events:
-                message = convert_events.generate_response(sequence, event)
+                numbering = transcript.numbering.of(sequence)
+                message = convert_events.generate_response(sequence, event, numbering)
                 yield ResumeGenerationResponse(message=message)
 
     async def GetGeneration(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -272,6 +273,33 @@ def test_an_attached_response_has_its_outputs(mesh: Mesh) -> None:
         STOP,
     )
     assert mesh.ok("attach", "r-1", "--after", "1") == "a\n\noutput 2\nb\n"
+
+
+def test_a_response_that_breaks_off_is_resumed_as_its_error_says(mesh: Mesh) -> None:
+    mesh.fake.say(g.Delta(text="a"), numbering=0x1F0C)
+    result = mesh.run("generate", "Hi", "--request-id", "mine")
+    assert (result.exit_code, result.stdout) == (1, "a\n")
+    (command,) = re.findall("`(mlxmesh attach mine .*)`", result.stderr)
+    mesh.fake.say(g.Delta(text="a"), g.Delta(text="b"), STOP, numbering=0x1F0C)
+    assert mlxmesh(*command.split()[1:]).stdout == "b\n"
+    mesh.fake.say(g.Delta(text="ab"), STOP, numbering=9)
+    moved = mlxmesh(*command.split()[1:])
+    assert (moved.exit_code, moved.stdout) == (1, "")
+    assert "`mlxmesh attach mine` without --after" in moved.stderr
+
+
+def test_only_what_is_retained_is_said_to_be_resumable(mesh: Mesh) -> None:
+    mesh.fake.say(g.Delta(text="a"))
+    for command in (("generate", "Hi"), ("attach", "mine", "--json")):
+        assert "--after" not in mesh.run(*command).stderr
+    assert "--after 2`" in mesh.run("attach", "mine").stderr
+
+
+@pytest.mark.parametrize("position", ["x", "-1", "12@", "@1f0c", "12@0", "12@1F0C", "1.5"])
+def test_what_is_no_position_is_refused(mesh: Mesh, position: str) -> None:
+    result = mesh.run("attach", "mine", "--after", position)
+    assert result.exit_code == 2
+    assert "--after" in result.stderr
 
 
 @pytest.mark.parametrize(

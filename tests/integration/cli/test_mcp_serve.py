@@ -17,8 +17,8 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh_shared.process.startup import child_environment
 from tests.fakes.public_services import FakeGeneration
+from tests.fakes.waiting import until
 from tests.integration.gateway.conftest import Stand
-from tests.integration.generation.harness import until
 
 
 @pytest.fixture

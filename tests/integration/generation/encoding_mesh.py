@@ -21,7 +21,8 @@ from mlxmesh_shared.rpc.channels import ChannelPool
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.fakes.model_service import FakeModelService
 from tests.fakes.registry import InMemoryRegistry
-from tests.integration.generation.harness import generation_service, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import generation_service
 
 CONTEXT_TOKENS = 64
 

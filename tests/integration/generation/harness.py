@@ -1,7 +1,6 @@
 """A generation service over real gRPC, with a fake engine and a fake model service."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +111,3 @@ async def running_mesh(
             registry=registry,
             server=server,
         )
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    """Returns once a condition holds; how long that takes is not judged."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.002)

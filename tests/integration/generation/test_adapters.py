@@ -25,7 +25,8 @@ from mlxmesh_shared.errors import (
     ModelNotFound,
 )
 from tests.fakes.engine import FakeEngine
-from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh
 
 
 def model(*names: str, generation: int = 1) -> Model:

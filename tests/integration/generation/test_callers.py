@@ -22,7 +22,8 @@ from mlxmesh_shared.errors import (
 )
 from tests.fakes import tokenizer_files
 from tests.fakes.engine import FakeEngineOptions
-from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh
 
 CHAT = g.ChatInput(messages=[g.ChatMessage(role=g.ROLE_USER, content="Hi")])
 LARGE = 1_000_000

@@ -54,13 +54,13 @@ from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes import encoder_tokenizers
 from tests.fakes.encoding import score_of, vector_of
 from tests.fakes.openai_upstream import MODEL, running_upstream
+from tests.fakes.waiting import until
 from tests.integration.generation.encoding_mesh import (
     EncodingMesh,
     encoder_engine,
     encoder_model,
     encoding_mesh,
 )
-from tests.integration.generation.harness import until
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mlxmesh_generation.placement.sequence import EngineOutput, SequenceRequest
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 from mlxmesh_shared.reference import ModelReference
 from tests.fakes.engine import FakeEngine
-from tests.integration.generation.harness import until
+from tests.fakes.waiting import until
 
 
 class Sink:
@@ -70,7 +70,7 @@ async def test_a_fault_in_one_generation_leaves_the_others(
     assert "fault in one generation" not in str(faulty.lost)
     assert "fault in one generation" in caplog.text
     await until(lambda: engine.sequences == 0)
-    assert link.replica().outstanding == 0
+    await until(lambda: link.replica().outstanding == 0)
 
 
 async def test_a_dropped_sequence_is_heard_of_no_more(engine: FakeEngine, link: EngineLink) -> None:
@@ -100,7 +100,7 @@ async def test_what_others_do_on_the_engine_counts(engine: FakeEngine, link: Eng
     other_link.retire()
     engine.may_step.set()
     await until(lambda: all(sink.ended for sink in theirs))
-    await asyncio.wait_for(running, 10)  # retired and idle, it ends by itself
+    await asyncio.wait_for(running, 30)  # retired and idle, it ends by itself
 
 
 async def test_background_sequences_are_no_load_for_others(
@@ -121,7 +121,7 @@ async def test_background_sequences_are_no_load_for_others(
     assert link.idle_s(time.monotonic()) == 0
     other_link.retire()
     engine.may_step.set()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 30)
 
 
 async def test_a_lost_stream_tells_its_sequences_and_is_opened_again(
@@ -150,7 +150,7 @@ async def test_a_crowd_that_leaves_at_once_is_told_of_in_one_message(
         sequence.drop()
     await until(lambda: staying.ended and engine.sequences == 0)
     assert len(engine.cancels) == 1
-    assert link.replica().outstanding == 0
+    await until(lambda: link.replica().outstanding == 0)
 
 
 async def test_an_idle_engine_may_be_silent_but_not_one_with_sequences(

@@ -29,7 +29,8 @@ from mlxmesh_shared.errors import (
 )
 from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.engine import FakeEngine
-from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh
 
 ASK = GenerateRequest(model="pocket", prompt="x", max_tokens=3)
 LONG = GenerateRequest(model="pocket", prompt="x", max_tokens=1000)
@@ -49,8 +50,10 @@ async def second_engine(mesh: Mesh) -> AsyncIterator[FakeEngine]:
                 await mesh.collect(ASK)
         mesh.engine.submits.clear()
         other.submits.clear()
-        yield other
-        await mesh.registry.deregister(other.instance)
+        try:
+            yield other
+        finally:
+            await mesh.registry.deregister(other.instance)
 
 
 async def read_until_error(mesh: Mesh, seen: list[GenerateResponse]) -> None:
@@ -198,7 +201,7 @@ async def test_a_full_engine_is_not_even_asked(mesh: Mesh) -> None:
 
 async def collected_once_there_is_room(mesh: Mesh) -> list[GenerateResponse]:
     """Generation hears of the room a moment after the engine has it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await mesh.collect(ASK)

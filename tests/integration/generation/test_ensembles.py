@@ -70,7 +70,8 @@ from tests.fakes import tokenizer_files
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.fakes.model_service import FakeModelService
 from tests.fakes.registry import InMemoryRegistry
-from tests.integration.generation.harness import DIGEST, generation_service, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import DIGEST, generation_service
 
 EOS = 2
 PRICE = Price(per_million_prompt_tokens=1e6, per_million_completion_tokens=10e6)
@@ -753,7 +754,7 @@ async def test_a_cancelled_generation_ends_as_one(crowd: Crowd, name: str) -> No
     await crowd.stub.CancelGeneration(CancelGenerationRequest(request_id="mine"))
     messages = await reading
     assert end_of(messages).finish_reason == FINISH_REASON_CANCELLED
-    assert not any(engine.sequences for engine in engines)
+    await until(lambda: not any(engine.sequences for engine in engines))
 
 
 @pytest.mark.parametrize("name", RECIPES)

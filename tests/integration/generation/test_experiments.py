@@ -303,7 +303,7 @@ async def test_a_stream_keeps_its_arm_when_the_experiment_ends(stand: Stand) -> 
     )
     replayed = [each async for each in again]
     assert replayed[0].started.arm == started.arm
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (after := await stand.started(session_id="s1")).arm:
             await asyncio.sleep(0.01)
     assert after.model_version == 1

@@ -30,7 +30,8 @@ from mlxmesh_shared.errors import (
     ModelNotFound,
 )
 from tests.fakes.engine import FakeEngineOptions
-from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh
 
 CHAT = ChatInput(messages=[ChatMessage(role=generation_pb2.ROLE_USER, content="Hi")])
 TEXT = "Zürich 👩‍👩‍👧 日本語 done. "
@@ -262,7 +263,7 @@ async def test_a_client_that_goes_away_frees_its_place_and_its_id(mesh: Mesh, sl
 async def test_a_deadline_leaves_the_text_so_far(mesh: Mesh) -> None:
     mesh.engine.options.step_s = 0.01
     call = mesh.stub.Generate(
-        GenerateRequest(model="pocket", prompt="x", max_tokens=1000), timeout=1.5
+        GenerateRequest(model="pocket", prompt="x", max_tokens=1000), timeout=4
     )
     responses: list[GenerateResponse] = []
 
@@ -274,8 +275,9 @@ async def test_a_deadline_leaves_the_text_so_far(mesh: Mesh) -> None:
         await read()
     assert len(tokens_of(responses)) > 1
     [submit] = mesh.engine.submits
-    assert 0 < submit.timeout_ms < 1500
-    assert mesh.engine.sequences == 0
+    assert 0 < submit.timeout_ms < 4000
+    # The client's own deadline may end the call before the engine's does.
+    await until(lambda: mesh.engine.sequences == 0)
 
 
 async def test_a_slow_reader_gets_fewer_larger_messages_and_loses_nothing(

@@ -36,7 +36,8 @@ from mlxmesh_shared.errors import (
     ReaderReplaced,
 )
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
-from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh
 
 TEXT = "Zürich 👩‍👩‍👧 日本語 and so on, up to the EN"
 STREAMS = 8
@@ -350,10 +351,14 @@ async def test_one_that_was_lost_on_the_way_only_is_read_on(mesh: Mesh) -> None:
         outputs=[received(had)],
         after_sequence=len(had),
         started=whole[0].started,
+        takeover=2,
     )
     rest = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
     assert had + rest == whole
     assert len(mesh.engine.submits) == 1
+    # Another instance was asked before, and may have the generation too.
+    found = await mesh.stub.GetGeneration(GetGenerationRequest(request_id="mine"))
+    assert (found.takeover, found.numbering) == (2, whole[0].numbering)
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ async def test_a_watch_waits_for_the_model_service_to_register() -> None:
         first = asyncio.create_task(anext(changes))
         await asyncio.sleep(0.05)
         assert not first.done()
-        async with fake.running(), asyncio.timeout(10):
+        async with fake.running(), asyncio.timeout(30):
             await registry.register(fake.instance)
             change = await first
             assert change.model is not None

@@ -22,7 +22,8 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
     TooManyRequests,
 )
-from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh
 
 ASK = GenerateRequest(model="pocket", prompt="Hi", max_tokens=3)
 LONG = GenerateRequest(model="pocket", prompt="Hi", max_tokens=400, ignore_eos=True)

@@ -78,7 +78,7 @@ async def test_a_setting_counts_at_once(mesh: Mesh) -> None:
     async def is_set() -> bool:
         return (await format_of(mesh)).tool_format == "json"
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await is_set():
             await asyncio.sleep(0.01)
     told = await format_of(mesh)

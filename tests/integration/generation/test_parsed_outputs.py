@@ -14,7 +14,8 @@ from mlxmesh_generation.streams.plan import output_seed
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from tests.fakes import tokenizer_files
 from tests.fakes.engine import FakeEngineOptions
-from tests.integration.generation.harness import Mesh, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, running_mesh
 from tests.integration.generation.test_several_outputs import whole
 
 N = 4

@@ -26,7 +26,8 @@ from mlxmesh_shared.errors import (
     MessagesExpired,
 )
 from tests.fakes.engine import FakeEngineOptions
-from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh
 
 
 def request(max_tokens: int = 5, **fields: Any) -> GenerateRequest:
@@ -163,7 +164,7 @@ async def test_a_detached_generation_runs_to_its_end_without_a_reader(
 
 async def test_a_detached_generation_ends_at_its_deadline(mesh: Mesh) -> None:
     mesh.engine.options.step_s = 0.02
-    call = mesh.stub.Generate(request(900, detached=True), timeout=0.5)
+    call = mesh.stub.Generate(request(900, detached=True), timeout=2)
     await call.read()
     call.cancel()
     assert (await ended(mesh)).failure.reason == "DEADLINE_EXCEEDED"

@@ -6,12 +6,14 @@ Generation reports its outcomes by gRPC. Time is the test's: a second for every 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from mlxmesh.engine.v1.engine_pb2 import Submit
-from mlxmesh.generation.v1.generation_pb2 import GenerateRequest
+from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, GenerateRequest
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
 from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
@@ -19,7 +21,7 @@ from mlxmesh_model import convert
 from mlxmesh_model.history.history import History
 from mlxmesh_model.history.servicer import HistoryServicer
 from mlxmesh_model.rollouts.rollout import State, Wish
-from mlxmesh_shared.errors import EngineFailed, MeshError
+from mlxmesh_shared.errors import EngineFailed, MeshError, ModelNotFound
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.channels import ChannelPool
 from mlxmesh_shared.rpc.server import MeshServer
@@ -30,6 +32,8 @@ from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.rollouts import wish
 from tests.integration.generation.harness import generation_service
 from tests.integration.model.rollout_rig import RolloutRig, rollout_rig
+
+pytestmark = pytest.mark.timeout(300)
 
 CALLS_A_SECOND = 50
 PAST_THE_RELEASE_S = 31
@@ -59,6 +63,8 @@ class Traffic:
 
     stub: GenerationServiceStub
     rig: RolloutRig
+    models: FakeModelService
+    tokenizer_dir: Path
     by_version: Counter[int] = field(default_factory=Counter[int])
     failed: list[MeshError] = field(default_factory=list[MeshError])
 
@@ -76,7 +82,7 @@ class Traffic:
         request = GenerateRequest(model="chat", prompt="hello", max_tokens=2)
         try:
             version = 0
-            async for response in self.stub.Generate(request, timeout=60):
+            async for response in self.stub.Generate(request, timeout=200):
                 version = response.started.model_version or version
             self.by_version[version] += 1
         except MeshError as error:
@@ -115,7 +121,8 @@ async def traffic(
         generation = await stack.enter_async_context(generation_service(registry, tmp_path))
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
-        yield Traffic(GenerationServiceStub(channels.get(generation.address)), rig)
+        stub = GenerationServiceStub(channels.get(generation.address))
+        yield Traffic(stub, rig, models, tokenizer_dir)
 
 
 async def _mirror(rig: RolloutRig, models: FakeModelService) -> None:
@@ -128,9 +135,18 @@ async def _mirror(rig: RolloutRig, models: FakeModelService) -> None:
 
 
 async def _started(on: Traffic, asked: Wish) -> None:
-    """The first step; generation has seen it by the time that calls are counted."""
+    """The first step, which generation has seen."""
     await on.rig.begin(asked)
-    await asyncio.sleep(0.2)
+    changed = convert.to_model(await on.rig.model())
+    on.models.put(changed)
+    changed.name = "later"  # than the change, in the order in which generation hears of it
+    on.models.put(changed, on.tokenizer_dir)
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(ModelNotFound):
+                await on.stub.CountTokens(CountTokensRequest(model="later", prompt="x"))
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_a_version_that_errors_on_five_percent_is_rolled_back_within_one_hold(

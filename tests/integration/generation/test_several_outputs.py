@@ -24,7 +24,8 @@ from mlxmesh_gateway.forwarding.recording import Recording
 from mlxmesh_generation.convert_events import WholeOutputs, event_of
 from mlxmesh_shared.errors import InvalidArgument
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
-from tests.integration.generation.harness import Mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh
 
 N = 4
 TOKENS = 120

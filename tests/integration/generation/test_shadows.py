@@ -11,21 +11,16 @@ import pytest
 from grpc import aio
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
-from mlxmesh.generation.v1.generation_pb2 import GenerateRequest
+from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, GenerateRequest
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1 import shadow_pb2
 from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
 from mlxmesh.model.v1.split_pb2 import Shadow
-from mlxmesh_shared.errors import Internal, MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import Internal, MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
-from tests.integration.generation.harness import (
-    DIGEST,
-    Mesh,
-    generation_service,
-    running_mesh,
-    until,
-)
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import DIGEST, Mesh, generation_service, running_mesh
 
 ASK = GenerateRequest(
     model="pocket", prompt="abc", max_tokens=6, sampling=Sampling(temperature=1, seed=7)
@@ -85,6 +80,16 @@ class Shadowed:
         await until(lambda: bool(self.drops))
         assert not self.pairs
         return self.drops
+
+
+async def known(mesh: Mesh, reference: str) -> None:
+    """Returns once generation has this change of the catalogue."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(ModelNotFound):
+                await mesh.stub.CountTokens(CountTokensRequest(model=reference, prompt="x"))
+                return
+            await asyncio.sleep(0.01)
 
 
 Open = Callable[..., Any]
@@ -257,7 +262,7 @@ async def test_a_full_engine_takes_a_callers_request_in_place_of_a_repetition(
 ) -> None:
     async with open_shadowed() as shadowed:
         shadowed.shadow.options.max_running, shadowed.shadow.options.max_waiting = 1, 0
-        await asyncio.sleep(0.4)  # until the engine has reported it
+        await shadowed.shadow.load_told()
         shadowed.shadow.may_step.clear()
         await shadowed.mesh.collect(ASK)
         await until(lambda: shadowed.shadow.sequences == 1)
@@ -275,7 +280,7 @@ async def test_another_process_keeps_repetitions_away_too(shadowed: Shadowed) ->
         shadowed.primary.options.step_s = 0.01
         call = GenerationServiceStub(channel).Generate(LONG)
         await anext(aiter(call))
-        await asyncio.sleep(0.4)  # until the engine has reported it
+        await shadowed.primary.load_told()
         await shadowed.mesh.collect(ASK)
         await asyncio.sleep(0.2)
         assert not shadowed.shadow.submits
@@ -383,8 +388,9 @@ async def test_nothing_is_repeated_once_a_shadow_was_stopped(shadowed: Shadowed)
     await shadowed.mesh.collect(ASK)
     stopped = two_versions()
     stopped.ClearField("shadows")
+    stopped.aliases["stopped"] = 1
     shadowed.mesh.models.put(stopped)
-    await asyncio.sleep(0.2)
+    await known(shadowed.mesh, "pocket:stopped")
     busy.cancel()
     await asyncio.sleep(0.4)
     assert not shadowed.shadow.submits

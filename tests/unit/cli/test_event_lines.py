@@ -1,6 +1,9 @@
 """Events as people read them: one line, whatever the event is."""
 
+from typing import Any
+
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -9,6 +12,7 @@ from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh_cli.screen.event_lines import event_line, gap_line
 from mlxmesh_shared.events import make_event
 from mlxmesh_shared.events.bus import PAYLOAD
+from tests.illegal_values import is_map
 
 
 def line(payload: Message, about: str = "") -> str:
@@ -30,12 +34,32 @@ def test_a_failure_is_told_in_words_and_settings_by_name() -> None:
     assert line(crashed, "e-1").endswith("e-1 ENGINE_CRASHED: killed by signal 9")
     changed = wire.ConfigChanged(settings={"b": "2", "a": "1"})
     assert line(changed).split() == ["config.changed", "a=1", "b=2"]
+    invited = wire.HostInvited(invitation_id="i", services=["runtime", "gateway"])
+    assert line(invited, "i").split() == ["host.invited", "i", "services=runtime,gateway"]
+
+
+def filled(message: Message) -> Message:
+    """The message with a value in each field of its own."""
+    fields: Any = message.DESCRIPTOR.fields
+    for field in fields:
+        if is_map(field):
+            getattr(message, field.name)["a"] = "b"
+        elif field.message_type is not None:
+            getattr(message, field.name).SetInParent()
+        else:
+            value = "x" if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else 1
+            if field.is_repeated:
+                getattr(message, field.name).append(value)
+            else:
+                setattr(message, field.name, value)
+    return message
 
 
 @pytest.mark.parametrize("field", list(PAYLOAD.fields), ids=lambda field: field.name)
 def test_every_event_has_a_line(field: object) -> None:
     message_type = field.message_type  # pyright: ignore[reportAttributeAccessIssue]
     assert line(GetMessageClass(message_type)()).strip()
+    assert line(filled(GetMessageClass(message_type)())).strip()
 
 
 def test_what_a_terminal_would_obey_is_replaced() -> None:

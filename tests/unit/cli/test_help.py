@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from mlxmesh_cli.commands.app import app
+from tests.command_line import mlxmesh
 
 GROUP = cast("Any", get_command(app))
 GROUPS = sorted(name for name in GROUP.commands if hasattr(GROUP.commands[name], "commands"))
@@ -31,20 +31,29 @@ def test_the_promised_commands_are_there() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_has_help(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"])
+    result = mlxmesh(command, "--help")
     assert result.exit_code == 0
     described = GROUP.commands[command]
     assert described.help
     assert "Example: mlxmesh " in result.output or hasattr(described, "commands")
     for parameter in described.params:
         assert getattr(parameter, "help", None), f"{command} {parameter.name}"
+    assert not re.search(r"--[a-z-]+ <list", result.output)
 
 
 def test_the_list_of_commands_cuts_no_line() -> None:
-    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    lines = mlxmesh("--help").output.splitlines()
     listed = [line for line in lines if line.split(" ")[2:3] and line.split()[0] in COMMANDS]
     assert len(listed) == len(COMMANDS)
     assert not [line for line in listed if line.endswith("...")]
+
+
+@pytest.mark.parametrize("group", [[], *([name] for name in GROUPS)])
+def test_no_line_of_a_list_is_cut_on_80_columns(group: list[str]) -> None:
+    output = mlxmesh(*group, "--help", env={"COLUMNS": "80"}).output
+    commands = output.partition("\nCommands:\n")[2]
+    assert commands
+    assert "..." not in commands
 
 
 SUBCOMMANDS = [(group, name) for group in GROUPS for name in GROUP.commands[group].commands]
@@ -60,7 +69,8 @@ def test_the_promised_groups_are_there() -> None:
 
 @pytest.mark.parametrize("command", SUBCOMMANDS)
 def test_every_subcommand_has_an_example(command: tuple[str, str]) -> None:
-    output = CliRunner().invoke(app, [*command, "--help"]).output
+    output = mlxmesh(*command, "--help").output
+    assert not re.search(r"--[a-z-]+ <list", output)
     assert f"Example: mlxmesh {' '.join(command)}" in " ".join(output.split())
 
 
@@ -98,6 +108,7 @@ def test_help_imports_nothing_heavy() -> None:
         ["up", "--grpc-port", "99999"],
         ["up", "--replicas", "0"],
         ["load"],
+        ["pull", "qwen"],
         ["load", "pocket", "--replicas", "65"],
         ["alias", "pocket", "stable", "-1"],
         ["generate", "--max-tokens", "many"],
@@ -112,7 +123,7 @@ def test_help_imports_nothing_heavy() -> None:
     ],
 )
 def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
-    assert CliRunner().invoke(app, arguments).exit_code == 2
+    assert mlxmesh(*arguments).exit_code == 2
 
 
 DOCS = Path(__file__).parents[3] / "docs/clients.md"

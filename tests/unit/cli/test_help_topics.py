@@ -72,6 +72,10 @@ def test_an_unknown_topic_names_the_others() -> None:
     assert "troubleshooting" in result.stderr
 
 
+def test_a_command_that_is_no_topic_shows_its_help() -> None:
+    assert run("generate").startswith("Usage: mlxmesh generate [OPTIONS]")
+
+
 def test_the_manual_page_has_every_command() -> None:
     page = run("--man")
     assert page.startswith(".TH MLXMESH 1 ")

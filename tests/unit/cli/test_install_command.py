@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlxmesh_cli.commands.app import app
+from mlxmesh_cli.installation.host import SubprocessRunner, host_services
+from mlxmesh_cli.installation.installer import Installer
+from mlxmesh_cli.installation.service import Scope, service_name
 from mlxmesh_launcher.record import RecordFile
 
 
@@ -84,14 +87,26 @@ def test_a_mesh_that_runs_by_hand_is_not_doubled(tmp_path: Path) -> None:
     assert "mlxmesh down" in result.stderr or "systemctl is not on this host" in result.stderr
 
 
+def test_a_service_needs_what_the_mesh_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxmesh_cli.commands.up.missing_packages", lambda: ["mlx"])
+    result = run("install", "--dry-run")
+    assert result.exit_code == 1
+    assert "mlxmesh[all]" in result.stderr
+    assert run("install", "--dry-run", "--service", "gateway").exit_code == 0
+
+
 def test_without_a_terminal_nothing_is_removed_unasked() -> None:
+    installed = Installer(host_services(Scope.USER), SubprocessRunner(), service_name("all")).path
+    installed.parent.mkdir(parents=True)
+    installed.touch()
     result = run("uninstall")
     assert result.exit_code == 1
     assert "repeat with --yes" in result.stderr
 
 
-def test_what_is_not_installed_cannot_be_removed() -> None:
-    result = run("uninstall", "--yes", "--json")
+@pytest.mark.parametrize("answer", [(), ("--yes",)])
+def test_what_is_not_installed_cannot_be_removed(answer: tuple[str, ...]) -> None:
+    result = run("uninstall", "--json", *answer)
     assert result.exit_code == 1
     assert json.loads(result.stderr)["error"]["reason"] == "NOT_INSTALLED"
 

@@ -136,7 +136,9 @@ def test_a_command_is_named_with_the_directory_that_it_needs(
     assert with_data_dir("down", tmp_path) == "mlxmesh down"
 
 
-@pytest.mark.parametrize("address", ["nohost", ":50051", "host:port", "host:"])
+@pytest.mark.parametrize(
+    "address", ["nohost", ":50051", "host:port", "host:", "http://localhost:8051"]
+)
 def test_an_address_needs_host_and_port(address: str) -> None:
     result = CliRunner().invoke(app, ["models", "--address", address])
     assert result.exit_code == 2

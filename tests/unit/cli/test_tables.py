@@ -112,13 +112,14 @@ def test_a_runtime_that_fetches_the_files_says_how_far_it_is() -> None:
 def test_a_replica_that_is_a_group_says_where_its_ranks_run() -> None:
     ranks = [
         ReplicaRank(rank=0, runtime_id="runtime-1", host="10.0.0.1"),
-        ReplicaRank(rank=1, runtime_id="runtime-2", host="10.0.0.2"),
+        ReplicaRank(rank=1, runtime_id="runtime-2", host="10.0.0.2", round_trip_us=412),
         ReplicaRank(rank=2, runtime_id="runtime-1", host="10.0.0.1"),
     ]
     away = ReplicaRank(rank=0, runtime_id="runtime-3")
     groups = [ReplicaGroup(ranks=ranks), ReplicaGroup(ranks=[away])]
     told = (
-        "ranks 0 and 2 on runtime-1 (10.0.0.1), rank 1 on runtime-2 (10.0.0.2); rank 0 on runtime-3"
+        "ranks 0 and 2 on runtime-1 (10.0.0.1), rank 1 on runtime-2 (10.0.0.2, 0.4 ms); "
+        "rank 0 on runtime-3"
     )
     for table in in_both_tables(failing(group_size=3, groups=groups)):
         assert told in table
@@ -126,8 +127,12 @@ def test_a_replica_that_is_a_group_says_where_its_ranks_run() -> None:
 
 def test_a_group_that_does_not_run_yet_shows_how_many_ranks_it_has() -> None:
     for table in in_both_tables(failing(group_size=3)):
-        assert "ranks" in table or table.split()[-1] == "3"
-    assert "ranks" not in in_both_tables(failing(group_size=1))[1]
+        assert "3 wanted" in table
+    assert "wanted" not in in_both_tables(failing(group_size=1))[1]
+    unloaded = failing(group_size=3)
+    unloaded.versions[0].desired_replicas = 0
+    for table in in_both_tables(unloaded):
+        assert "wanted" not in table
 
 
 def test_a_reason_that_ended_the_load_is_told_once() -> None:

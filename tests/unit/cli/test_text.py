@@ -14,7 +14,10 @@ def test_an_empty_prompt_is_refused(command: str, words: list[str]) -> None:
     """A model that is asked nothing answers all the same, and a script would go on with that."""
     result = CliRunner().invoke(app, [command, *words], input="")
     assert result.exit_code == 1
-    assert result.stderr == "error: the prompt is empty\n"
+    assert (
+        result.stderr
+        == "error: the prompt is empty; give it as an argument, or on standard input\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["generate", "tokens"])

@@ -87,7 +87,7 @@ async def test_an_unsafe_call_is_tried_once() -> None:
 async def test_a_retry_that_would_pass_the_deadline_is_not_waited_for() -> None:
     method = ScriptedMethod(ServiceUnavailable("away", retry_delay_s=60), "answer")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(ServiceUnavailable):
             await Calls(attempts=4).unary(method.unary, "?", 1.0, safe=True)
 
@@ -95,7 +95,7 @@ async def test_a_retry_that_would_pass_the_deadline_is_not_waited_for() -> None:
 async def test_a_quota_of_the_day_is_not_waited_for() -> None:
     method = ScriptedMethod(QuotaExceeded("used up", retry_delay_s=73_000), "answer")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(QuotaExceeded):
             await Calls(attempts=4).unary(method.unary, "?", None, safe=True)
 

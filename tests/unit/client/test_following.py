@@ -44,7 +44,7 @@ class Script:
 
     async def take(self, count: int, after_sequence: int | None = None) -> list[str]:
         news = follow(self.open, after_sequence, on_lost=self.lost.append, pause_s=0)
-        async with asyncio.timeout(5), aclosing(news):
+        async with asyncio.timeout(30), aclosing(news):
             return [(await anext(news)).event.event_id or "gap" for _ in range(count)]
 
 

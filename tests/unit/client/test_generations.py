@@ -8,8 +8,8 @@ import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_client import generations
-from mlxmesh_client.generations import resuming
-from mlxmesh_shared.errors import Internal, MeshError
+from mlxmesh_client.generations import Position, resuming
+from mlxmesh_shared.errors import Internal, MeshError, ServiceUnavailable
 
 LAST = pb.GenerateResponse(
     sequence=2,
@@ -27,7 +27,7 @@ class Call:
         self.status = asyncio.Event()
         self.ended = ""
 
-    async def open(self, after_sequence: int) -> AsyncGenerator[pb.GenerateResponse]:
+    async def open(self, after: Position) -> AsyncGenerator[pb.GenerateResponse]:
         try:
             yield LAST
             await self.status.wait()
@@ -72,3 +72,22 @@ async def test_a_caller_that_leaves_early_cancels() -> None:
     with suppress(StopAsyncIteration):
         await stream.aclose()
     assert call.ended == "cancelled"
+
+
+async def test_a_stream_goes_on_after_its_last_message_and_says_who_numbered_that() -> None:
+    asked: list[Position] = []
+
+    async def lost(after: Position) -> AsyncGenerator[pb.GenerateResponse]:
+        asked.append(after)
+        for sequence, numbering in ((6, 9), (7, 4)):
+            yield pb.GenerateResponse(sequence=sequence, numbering=numbering)
+        raise ServiceUnavailable("the gateway is gone")
+
+    async def other(after: Position) -> AsyncGenerator[pb.GenerateResponse]:
+        asked.append(after)
+        yield LAST
+
+    stream = resuming([lost, other], after=(5, 9), attachable=True)
+    events = [(event.sequence, event.numbering) async for event in stream]
+    assert events == [(6, 9), (7, 4), (2, 0)]
+    assert asked == [(5, 9), (7, 4)]

@@ -425,6 +425,8 @@ def test_a_position_needs_its_key() -> None:
     assert resumed_at({"last-event-id": "3-12c", "idempotency-key": "k"}) == EventId(
         3, 0, OpenBlock(12, "tool_use")
     )
+    for event_id in ("3@1f0c", "3.1@1f0c", "3@1f0c-12c", "3.1@1f0c-12c"):
+        assert position(event_id).numbering == 0x1F0C
 
 
 # Errors.

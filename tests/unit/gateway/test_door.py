@@ -344,17 +344,24 @@ async def test_a_call_that_the_instance_cancelled_may_be_retried() -> None:
             await stand.serve("CountTokens", COUNT)
 
 
-@pytest.mark.parametrize(("method", "request_class"), ATTACH_AND_CANCEL)
-async def test_only_the_hashed_instance_is_asked_when_it_responds(
-    method: str, request_class: Any
-) -> None:
+async def test_only_the_hashed_instance_is_asked_to_attach_when_it_responds() -> None:
     ids = [f"id-{number}" for number in range(8)]
+    requests = [g.AttachGenerationRequest(request_id=one) for one in ids]
     async with opened() as stand:
         hashed = [stand.order(f"#a {one}")[0] for one in ids]
-        responses = [await stand.serve(method, request_class(request_id=one)) for one in ids]
+        responses = [await stand.serve("AttachGeneration", one) for one in requests]
     assert stand.mesh.asked == hashed
     assert responses == [[address.encode()] for address in hashed]
     assert len(set(hashed)) > 1
+
+
+async def test_all_are_asked_to_cancel_and_one_success_suffices() -> None:
+    async with opened() as stand:
+        order = stand.order("#a id")
+        stand.mesh.errors = {order[0]: NotFound("no such generation")}
+        request = g.CancelGenerationRequest(request_id="id")
+        assert await stand.serve("CancelGeneration", request) == [order[1].encode()]
+    assert sorted(stand.mesh.asked) == sorted(order)
 
 
 @pytest.mark.parametrize(("method", "request_class"), ATTACH_AND_CANCEL)

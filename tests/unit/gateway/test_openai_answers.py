@@ -448,10 +448,18 @@ def test_positions_in_a_stream() -> None:
     assert position_of({**key, "last-event-id": "17"}) == Position(17)
     assert position_of({**key, "last-event-id": "17.2"}) == Position(17, 2)
     assert position_of({**key, "last-event-id": "17.32"}) == Position(17, 32)
+    assert position_of({**key, "last-event-id": "17@1f0c"}) == Position(17, 0, 0x1F0C)
+    assert position_of({**key, "last-event-id": "17.2@ffffffff"}) == Position(17, 2, 2**32 - 1)
+    for event_id in ("17", "17.2", "17@1f0c", "17.2@ffffffff"):
+        assert str(position_of({**key, "last-event-id": event_id})) == event_id
 
 
 @pytest.mark.parametrize(
-    "last", ["", "x", "-1", "1.", "1.0", "1.01", "1.1000", "1.2.3", "1" * 19, "1 ", "١"]
+    "last",
+    [
+        *("", "x", "-1", "1.", "1.0", "1.01", "1.1000", "1.2.3", "1" * 19, "1 ", "١"),
+        *("1@", "1@0", "1@0f", "1@1F", "1@g", "1@123456789", "1@-1", "1@1@1", "@1", "1@1.1"),
+    ],
 )
 def test_an_illegal_position(last: str) -> None:
     with pytest.raises(InvalidArgument) as caught:

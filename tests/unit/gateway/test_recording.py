@@ -57,6 +57,17 @@ def test_messages_that_another_instance_is_to_retain(deltas: int) -> None:
     assert not recorded(deltas).resume_request(REQUEST).received
 
 
+def test_it_tells_who_numbered_the_last_message() -> None:
+    recording = recorded(1)
+    assert recording.resume_request(REQUEST).numbering == 0  # an instance of an earlier version
+    for sequence, numbering in ((3, 7), (4, 9)):
+        message = g.GenerateResponse(
+            sequence=sequence, numbering=numbering, delta=g.Delta(text="a")
+        )
+        recording.add(message.SerializeToString())
+        assert recording.resume_request(REQUEST).numbering == numbering
+
+
 def test_nothing_is_recorded_at_first() -> None:
     assert not Recording()
     assert recorded(0)

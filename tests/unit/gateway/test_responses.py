@@ -452,7 +452,7 @@ def test_the_snapshot_equals_the_stream() -> None:
         pb.GenerateResponse(delta=pb.Delta(tool_calls=[pb.ToolCall(index=1, id="c2", name="g")])),
         pb.GenerateResponse(finished=finished),
     ):
-        convert.feed(events, message.SerializeToString())
+        convert.feed(events, message)
     complete = pb.CompleteResponse(
         started=started(),
         text="ab",
@@ -479,7 +479,7 @@ def test_reasoning_beside_the_end_of_a_call_comes_after_it() -> None:
         ),
         pb.GenerateResponse(finished=pb.Finished(finish_reason=pb.FINISH_REASON_TOOL_CALLS)),
     ):
-        convert.feed(events, message.SerializeToString())
+        convert.feed(events, message)
     first, second = events.response["output"]
     assert (first["call_id"], first["arguments"]) == ("c1", "{}")
     assert second["content"][0]["text"] == "Hm"
@@ -500,10 +500,13 @@ def test_an_idempotency_key_always_gives_the_same_id() -> None:
 
 
 def test_where_a_stream_is_resumed() -> None:
-    assert ids.after_event({}, {}) == -1
-    assert ids.after_event({"last-event-id": "7"}, {}) == 7
-    assert ids.after_event({"last-event-id": "7"}, {"starting_after": "3"}) == 3
-    for text in ("", "-1", "1.5", "x", "9" * 19, "\u0664"):
+    assert ids.after_event({}, {}) == (-1, 0, 0)
+    assert ids.after_event({"last-event-id": "7"}, {}) == (7, 0, 0)
+    assert ids.after_event({"last-event-id": "7"}, {"starting_after": "3"}) == (3, 0, 0)
+    for position in (ids.EventPosition(7), ids.EventPosition(7, 5, 0x1F0C)):
+        assert ids.after_event({"last-event-id": str(position)}, {}) == position
+        assert ids.after_event({}, {"starting_after": str(position)}) == position
+    for text in ("", "-1", "1.5", "1@7", "1.5@0", "x", "9" * 19, "\u0664"):
         with pytest.raises(InvalidArgument) as caught:
             ids.after_event({}, {"starting_after": text})
         assert caught.value.field == "starting_after"
@@ -534,7 +537,7 @@ async def test_a_stream_is_read_to_its_end_in_the_background() -> None:
     await readers.start(stream)
     assert (len(readers), read) == (1, [b"1"])
     go_on.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(readers):
             await asyncio.sleep(0)
     assert read == [b"1", b"2"]
@@ -596,7 +599,7 @@ async def test_a_stream_is_read_on_after_its_follower_has_left() -> None:
         written.append(message)
 
     following = asyncio.create_task(readers.follow(stream, write))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not read:
             await asyncio.sleep(0)
         following.cancel()

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mlxmesh_gateway.forwarding.search import first_success
+from mlxmesh_gateway.forwarding.search import every_success, first_success
 from mlxmesh_shared.errors import GenerationNotFound, MeshError, NotFound, ServiceUnavailable
 
 
@@ -31,8 +31,10 @@ class Asked:
         return answer
 
 
-def search(asked: Callable[[str], Awaitable[object]], *others: str) -> Awaitable[object]:
-    return first_success("first", others, asked, first_timeout_s=0.01)
+def search(
+    asked: Callable[[str], Awaitable[object]], *others: str, first_timeout_s: float = 0.01
+) -> Awaitable[object]:
+    return first_success("first", others, asked, first_timeout_s=first_timeout_s)
 
 
 NOT_FOUND = GenerationNotFound("unknown here")
@@ -41,7 +43,7 @@ AWAY = ServiceUnavailable("away")
 
 async def test_nobody_else_is_asked_when_the_first_has_it() -> None:
     asked = Asked(first=1, b=2, c=3)
-    assert await search(asked, "b", "c") == 1
+    assert await search(asked, "b", "c", first_timeout_s=60) == 1
     assert asked.names == ["first"]
 
 
@@ -95,3 +97,35 @@ async def test_a_caller_that_leaves_cancels_all() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert sorted(asked.cancelled) == ["b", "first"]
+
+
+# Asking all.
+
+
+async def test_all_that_have_it_are_found_in_their_order() -> None:
+    asked = Asked(a=2, b=NOT_FOUND, c=1, d=AWAY)
+    assert await every_success("abcd", asked, 1) == [2, 1]
+
+
+async def test_who_does_not_answer_is_waited_for_only_until_the_time_is_over() -> None:
+    asked = Asked(a=None, b=1)
+    assert await every_success("ab", asked, 0.01) == [1]
+    assert asked.cancelled == ["a"]
+
+
+async def test_the_first_success_may_take_its_time() -> None:
+    async def ask(name: str) -> str:
+        await asyncio.sleep(0.03 if name == "b" else 0)
+        if name == "a":
+            raise NOT_FOUND
+        return name
+
+    assert await every_success("ab", ask, 0.01) == ["b"]
+
+
+@pytest.mark.parametrize("others", [{"b": AWAY}, {"a": AWAY, "b": NOT_FOUND}])
+async def test_of_all_everybody_must_say_not_found(others: dict[str, MeshError]) -> None:
+    with pytest.raises(ServiceUnavailable):
+        await every_success("ab", Asked(**{"a": NOT_FOUND, **others}), 1)
+    with pytest.raises(NotFound):
+        await every_success("ab", Asked(a=NOT_FOUND, b=NOT_FOUND), 1)

@@ -240,6 +240,6 @@ def end_of(events: list[Event]) -> Finished:
 
 
 async def placed_again(running: Running, times: int = 1) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(running.engines.submits) <= times:
             await asyncio.sleep(0.005)

@@ -37,6 +37,12 @@ def test_what_is_not_there_is_named(catalogue: Catalogue, text: str) -> None:
     assert caught.value.field == "model"
 
 
+@pytest.mark.parametrize(("text", "known"), [("pocket@3", "1, 2"), ("pocket:x", "broken, stable")])
+def test_what_there_is_instead_is_told(catalogue: Catalogue, text: str, known: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"are: {known}$"):
+        catalogue.resolve(ModelReference.parse(text))
+
+
 def test_a_removed_model_is_gone(catalogue: Catalogue) -> None:
     catalogue.apply(CatalogueChange(2, removed_name="pocket"))
     with pytest.raises(ModelNotFound):

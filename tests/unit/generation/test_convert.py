@@ -371,6 +371,45 @@ def test_a_resumed_generation_knows_its_first_message() -> None:
     assert convert.resumed(ResumeGenerationRequest(after_sequence=1)).started is None
 
 
+def test_a_resumed_generation_knows_who_numbered_what_was_received() -> None:
+    numbers = [(1, 7), (2, 7), (3, 9), (4, 0)]
+    received = [
+        convert_events.generate_response(sequence, Delta("a", (1,)), numbering)
+        for sequence, numbering in numbers
+    ]
+    message = ResumeGenerationRequest(after_sequence=4, numbering=2**32 - 1)
+    assert convert.resumed(message).numberings == ((2**32 - 1, 4),)
+    message.received.extend(received)
+    assert convert.resumed(message).numberings == ((7, 2), (9, 3), (2**32 - 1, 4))
+    message.numbering = 7
+    assert convert.resumed(message).numberings == ((7, 2), (9, 3), (7, 4))
+    assert convert.resumed(ResumeGenerationRequest(after_sequence=4)).numberings == ()
+
+
+@pytest.mark.parametrize(
+    "event", [STARTED, FINISHED, PrefillProgress(1, 2), PromptLogprobs(()), Delta("", ())]
+)
+def test_every_message_says_who_numbered_it(event: Event) -> None:
+    message = convert_events.generate_response(3, event, 2**32 - 1)
+    assert (message.sequence, message.numbering) == (3, 2**32 - 1)
+    assert convert_events.event_of(message) == event
+    assert convert_events.generate_response(3, event).numbering == 0
+
+
+def test_a_request_to_attach_says_who_numbered_what_was_received() -> None:
+    attach = AttachGenerationRequest(request_id="mine", after_sequence=5)
+    assert convert.attached_position(attach) is None
+    attach.numbering = 2**32 - 1
+    assert convert.attached_position(attach) == (5, 2**32 - 1)
+    attach.numbered_sequence = 9  # of a caller that reads again from message 5 on
+    assert convert.attached_position(attach) == (9, 2**32 - 1)
+
+
+@pytest.mark.parametrize(("said", "known"), [(0, 1), (1, 1), (7, 7)])
+def test_which_request_to_resume_it_is(said: int, known: int) -> None:
+    assert convert.resumed(ResumeGenerationRequest(takeover=said)).takeover == known
+
+
 def test_a_request_to_attach_names_the_request_that_it_expects() -> None:
     request = GenerateRequest(model="pocket", prompt="x", request_id="mine")
     attach = AttachGenerationRequest(request_id="mine", generation=request)

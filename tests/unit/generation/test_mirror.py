@@ -40,7 +40,7 @@ async def following(source: ScriptedSource) -> AsyncIterator[CatalogueMirror]:
     mirror = CatalogueMirror(source, retry_s=0.001, first_sync_wait_s=0.05)
     task = asyncio.create_task(mirror.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await source.exhausted.wait()
         yield mirror
     finally:

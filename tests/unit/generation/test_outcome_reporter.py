@@ -48,7 +48,7 @@ class Service:
             raise ServiceUnavailable("the connection broke")
 
     async def called(self, times: int) -> None:
-        async with asyncio.timeout(10), self._called:
+        async with asyncio.timeout(30), self._called:
             await self._called.wait_for(lambda: len(self.calls) >= times)
 
 
@@ -61,7 +61,7 @@ def reporter_of(service: Service, *, max_queued: int = 10_000, flush_s: float = 
 
 
 async def until_nothing_waits(reporter: OutcomeReporter) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while reporter.waiting:
             await asyncio.sleep(0.005)
 
@@ -182,7 +182,7 @@ async def test_the_end_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) 
     service = Service()
     service.answers.clear()
     reporter = reporter_of(service, flush_s=0.05)
-    async with asyncio.timeout(10), reporter.running():
+    async with asyncio.timeout(30), reporter.running():
         reporter.record(outcome(0))
     assert reporter.waiting == 1
     assert "the rest is lost" in caplog.text

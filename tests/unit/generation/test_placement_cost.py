@@ -42,12 +42,14 @@ async def engines(*, others: int) -> AsyncIterator[Engines]:
         await registry.register(engine(number, f"other-{number % 7}"))
     engines = Engines(registry, open_=no_connection)
     running = asyncio.create_task(engines.run())
-    async with asyncio.timeout(10):
-        while engines.encoders(POCKET) < OF_POCKET:
-            await asyncio.sleep(0.001)
-    yield engines
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    try:
+        async with asyncio.timeout(30):
+            while engines.encoders(POCKET) < OF_POCKET:
+                await asyncio.sleep(0.001)
+        yield engines
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def cost_of_placement(others: int) -> int:

@@ -33,7 +33,7 @@ async def test_no_place_is_lost_or_held_twice_whoever_is_cancelled() -> None:
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(each) for each in results} == {type(None), asyncio.CancelledError}
     assert places.waiting(flex=True) == places.waiting(flex=False) == 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async with AsyncExitStack() as stack:
             for flex in (False, True, True, True):
                 await stack.enter_async_context(places.holding(flex=flex))

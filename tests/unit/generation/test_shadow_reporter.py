@@ -36,7 +36,7 @@ class Service:
             raise self.errors.pop(0)
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.sent) < count:
                 await asyncio.sleep(0.001)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from mlxmesh_generation.text.worker_threads import FairThreadPool
-from tests.integration.generation.harness import until
+from tests.fakes.waiting import until
 
 
 class Work:

@@ -13,7 +13,7 @@ from mlxmesh_gateway.openai.files.upload import GET as GET_FILE
 from mlxmesh_gateway.openai.paging import list_object, read_limit
 from mlxmesh_gateway.openai.responses.ids import query_of
 from mlxmesh_gateway.openai.together import all_of
-from mlxmesh_shared.errors import InvalidArgument, JobNotFound, MeshError
+from mlxmesh_shared.errors import InvalidArgument, JobExists, JobNotFound, MeshError
 
 _SERVICE = "/mlxmesh.job.v1.JobService"
 SUBMIT = f"{_SERVICE}/SubmitJob"
@@ -30,7 +30,12 @@ async def create_batch(exchange: Exchange) -> None:
     batch_id = convert.new_batch_id(exchange.headers, exchange.calls.principal.id)
     job = convert.submission(request, batch_id, int(time.time()))
     await _check_file(exchange, request.input_file_id)
-    await exchange.calls.unary(SUBMIT, job, pb.SubmitJobResponse)
+    try:
+        await exchange.calls.unary(SUBMIT, job, pb.SubmitJobResponse)
+    except JobExists:
+        # Of a repeated request, only the deadline differs: it comes later.
+        if (await _found(exchange, batch_id)).submitted.batch != job.batch:
+            raise
     # A repeated request gets the batch as it is now, with what it was submitted with.
     await exchange.respond(200, await _batch(exchange, batch_id))
 
@@ -63,12 +68,16 @@ async def cancel_batch(exchange: Exchange) -> None:
 
 
 async def _batch(exchange: Exchange, batch_id: str) -> dict[str, object]:
+    found = await _found(exchange, batch_id)
+    return convert.batch_object(found.job, found.submitted)
+
+
+async def _found(exchange: Exchange, batch_id: str) -> pb.GetJobResponse:
     request = pb.GetJobRequest(job_id=batch_id, with_work=True)
     try:
-        found = await exchange.calls.unary(GET, request, pb.GetJobResponse)
+        return await exchange.calls.unary(GET, request, pb.GetJobResponse)
     except JobNotFound:
         raise convert.unknown_batch() from None
-    return convert.batch_object(found.job, found.submitted)
 
 
 async def _check_file(exchange: Exchange, file_id: str) -> None:

@@ -25,6 +25,8 @@ from mlxmesh_gateway.openai.tools import check_type, set_tools
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 from mlxmesh_shared.rpc.error_status import from_failure
 
+Message = pb.GenerateResponse
+"""One message of a generation's stream."""
 Snapshot = pb.GetGenerationResponse | pb.CompleteResponse
 """A generation as far as it has come."""
 
@@ -179,17 +181,13 @@ def _function(tool: ResponseTool, field: str) -> Function:
 # Responses.
 
 
-def feed(events: ResponseEvents, message: bytes) -> list[Event]:
-    """The events of one encoded message of a generation's stream."""
-    return _fed(events, pb.GenerateResponse.FromString(message))
+def attached_message(encoded: bytes) -> pb.GenerateResponse:
+    """One message of a resumed stream."""
+    return pb.AttachGenerationResponse.FromString(encoded).message
 
 
-def feed_attached(events: ResponseEvents, message: bytes) -> list[Event]:
-    """The events of one encoded message of a resumed stream."""
-    return _fed(events, pb.AttachGenerationResponse.FromString(message).message)
-
-
-def _fed(events: ResponseEvents, message: pb.GenerateResponse) -> list[Event]:
+def feed(events: ResponseEvents, message: pb.GenerateResponse) -> list[Event]:
+    """The events of one message of a generation's stream."""
     if message.HasField("delta"):
         return delta_events(events, message.delta)
     if message.HasField("started"):

@@ -13,11 +13,11 @@ from mlxmesh_gateway.openai.responses import convert
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.disconnects import ended_with_client
 from mlxmesh_gateway.openai.responses.events import ResponseEvents
-from mlxmesh_gateway.openai.responses.ids import after_event, new_response_id
+from mlxmesh_gateway.openai.responses.ids import EventPosition, after_event, new_response_id
 from mlxmesh_gateway.openai.responses.input import Messages
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
 from mlxmesh_gateway.openai.responses.plan import new_facts, planned
-from mlxmesh_gateway.openai.responses.retained_handlers import attached, find
+from mlxmesh_gateway.openai.responses.retained_handlers import attached, find, numbering_of
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest
 from mlxmesh_gateway.openai.responses.stream import Stream, write_events
 from mlxmesh_gateway.openai.responses.tools.convert_replay import replayed
@@ -133,21 +133,24 @@ async def _stream(exchange: Exchange, planned: _Planned, readers: BackgroundRead
         _, snapshot = await find(exchange, planned.facts.id, returned=False)
         return convert.failure(snapshot)
 
-    after = after_event(exchange.headers, {})
+    position = after_event(exchange.headers, {})
     # Another generation than the one that the client has the beginning of would be another text.
-    resumes = after >= 0
-    await write_events(
-        exchange,
-        events,
-        stream=_attached(exchange, planned) if resumes else _new_stream(exchange, planned, readers),
-        read=partial(convert.feed_attached if resumes else convert.feed, events),
-        why=why,
-        after=after,
+    resumes = position.event >= 0
+    if resumes:
+        stream, read = await _attached(exchange, planned, position), convert.attached_message
+    else:
+        stream, read = _new_stream(exchange, planned, readers), pb.GenerateResponse.FromString
+    await write_events(exchange, events, stream=stream, read=read, why=why, after=position.event)
+
+
+async def _attached(exchange: Exchange, planned: _Planned, position: EventPosition) -> Stream:
+    numbering = position.numbering or await numbering_of(exchange, planned.facts.id)
+    request = pb.AttachGenerationRequest(
+        request_id=planned.facts.id,
+        generation=planned.request,
+        numbering=numbering,
+        numbered_sequence=position.message,
     )
-
-
-def _attached(exchange: Exchange, planned: _Planned) -> Stream:
-    request = pb.AttachGenerationRequest(request_id=planned.facts.id, generation=planned.request)
     return attached(exchange, planned.facts, request)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
@@ -16,6 +17,7 @@ ROUND = "."
 """Separates the id of a response with MCP tools from the number of its generation."""
 _LEGAL_ID = re.compile(r"resp_m?[0-9a-f]{48}")
 _WITH_TOOLS = "resp_m"
+_POSITION = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})@([1-9a-f][0-9a-f]{0,7})")
 
 
 def new_response_id(headers: Mapping[str, str]) -> str:
@@ -65,15 +67,32 @@ def wants_stream(query: Mapping[str, str]) -> bool:
     return asked == "true"
 
 
-def after_event(headers: Mapping[str, str], query: Mapping[str, str]) -> int:
-    """The number of the last event that the client has; -1 for none. Raises: InvalidArgument."""
+class EventPosition(NamedTuple):
+    """The last event that a client has, and the message of the generation that made it."""
+
+    event: int = -1
+    """Its sequence_number; -1 for none."""
+    message: int = 0
+    numbering: int = 0
+    """Of the message; 0 for unknown, as is the message then."""
+
+    def __str__(self) -> str:
+        message = f".{self.message}@{self.numbering:x}" if self.numbering else ""
+        return f"{self.event}{message}"
+
+
+def after_event(headers: Mapping[str, str], query: Mapping[str, str]) -> EventPosition:
+    """Where a client resumes: after an event's number, or its id. Raises: InvalidArgument."""
     for field, asked in (
         ("starting_after", query.get("starting_after")),
         (LAST_EVENT_ID, headers.get(LAST_EVENT_ID)),
     ):
         if asked is not None:
-            return whole_number(asked, field)
-    return -1
+            match = _POSITION.fullmatch(asked)
+            if match is None:
+                return EventPosition(whole_number(asked, field))
+            return EventPosition(int(match[1]), int(match[2]), int(match[3], 16))
+    return EventPosition()
 
 
 def whole_number(text: str, field: str) -> int:

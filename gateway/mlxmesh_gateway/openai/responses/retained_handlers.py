@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.door import HttpCalls, Write
@@ -14,6 +13,7 @@ from mlxmesh_gateway.openai.responses.disconnects import cancel
 from mlxmesh_gateway.openai.responses.events import ResponseEvents
 from mlxmesh_gateway.openai.responses.ids import (
     ROUND,
+    EventPosition,
     after_event,
     has_tools,
     is_response_id,
@@ -99,7 +99,11 @@ async def get_response(exchange: Exchange) -> None:
                 " without it",
                 field="stream",
             )
-        await _stream(exchange, facts, after_event(exchange.headers, query))
+        position = after_event(exchange.headers, query)
+        if not position.numbering:
+            # A number alone is one of the instance that the stream moved to last.
+            position = position._replace(numbering=snapshot.numbering)
+        await _stream(exchange, facts, position)
         return
     if "starting_after" in query:
         raise InvalidArgument("starting_after needs stream=true", field="starting_after")
@@ -152,9 +156,17 @@ async def list_input_items(exchange: Exchange) -> None:
     await exchange.respond(200, _page(items, query_of(exchange.query)))
 
 
-async def _stream(exchange: Exchange, facts: ResponseFacts, after: int) -> None:
+async def numbering_of(exchange: Exchange, request_id: str) -> int:
+    """Of the instance that a stream moved to last; 0 if there is none."""
+    found = await _get(exchange.calls.unmetered(), request_id)
+    return 0 if found is None else found.numbering
+
+
+async def _stream(exchange: Exchange, facts: ResponseFacts, position: EventPosition) -> None:
     events = ResponseEvents(facts)
-    request = pb.AttachGenerationRequest(request_id=facts.id)
+    request = pb.AttachGenerationRequest(
+        request_id=facts.id, numbering=position.numbering, numbered_sequence=position.message
+    )
 
     async def why(_error: MeshError) -> MeshError | None:
         return convert.failure((await find(exchange, facts.id, returned=False))[1])
@@ -163,9 +175,9 @@ async def _stream(exchange: Exchange, facts: ResponseFacts, after: int) -> None:
         exchange,
         events,
         stream=attached(exchange, facts, request),
-        read=partial(convert.feed_attached, events),
+        read=convert.attached_message,
         why=why,
-        after=after,
+        after=position.event,
     )
 
 

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.openai.responses import convert
 from mlxmesh_gateway.openai.responses.events import Event, ResponseEvents
+from mlxmesh_gateway.openai.responses.ids import EventPosition
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 
-Read = Callable[[bytes], list[Event]]
-"""The events of one encoded message."""
+Read = Callable[[bytes], convert.Message]
+"""Decodes one message."""
 Stream = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
 """Writes each message of a stream, from its beginning. Raises: MeshError."""
 Why = Callable[[MeshError], Awaitable[MeshError | None]]
@@ -25,10 +27,12 @@ async def write_events(
     Raises: MeshError before anything was written.
     """
 
-    async def write(message: bytes) -> None:
-        for event in read(message):
+    async def write(encoded: bytes) -> None:
+        message = read(encoded)
+        for event in convert.feed(events, message):
             if event.sequence > after:
-                await write_event(exchange, event)
+                position = EventPosition(event.sequence, message.sequence, message.numbering)
+                await write_event(exchange, event, str(position))
 
     exchange.keep_alive()
     try:
@@ -59,6 +63,6 @@ async def _write_failure(
             await write_event(exchange, event)
 
 
-async def write_event(exchange: Exchange, event: Event) -> None:
-    """Writes one event."""
-    await exchange.event(event.data, event=event.name, event_id=str(event.sequence))
+async def write_event(exchange: Exchange, event: Event, event_id: str = "") -> None:
+    """Writes one event; its id is its number by default."""
+    await exchange.event(event.data, event=event.name, event_id=event_id or str(event.sequence))

@@ -239,6 +239,7 @@ def _apart(reference: ModelReference, adapter: str) -> tuple[ModelReference, str
 
 def _no_version(reference: ModelReference, model: Model) -> str:
     if reference.alias is None:
-        return f"there is no {reference} of this model"
+        known = ", ".join(map(str, sorted(model.versions))) or "none"
+        return f"there is no {reference}; the versions of this model are: {known}"
     known = ", ".join(sorted([*model.aliases, *model.adapters])) or "none"
-    return f"there is no {reference} of this model; its aliases and adapters are: {known}"
+    return f"there is no {reference}; the aliases and adapters of this model are: {known}"

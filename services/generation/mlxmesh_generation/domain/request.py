@@ -244,6 +244,13 @@ class GenerationKey(NamedTuple):
     request_id: str
 
 
+class ReadUpTo(NamedTuple):
+    """The last message that a reader has received: its number, and who gave it."""
+
+    sequence: int
+    numbering: int
+
+
 @dataclass(frozen=True)
 class CountRequest:
     """A request to count the tokens of an input."""
@@ -283,6 +290,10 @@ class Resumed:
     """The first event that the caller received."""
     received: "Sequence[Event]" = ()
     """All events that the caller received; empty if they are not to be retained."""
+    numberings: Sequence[tuple[int, int]] = ()
+    """Ids of who numbered what the caller received, in order, each with its last message."""
+    takeover: int = 1
+    """Which request to resume the stream it is, from 1."""
 
 
 @dataclass(frozen=True)
@@ -441,3 +452,7 @@ class Snapshot:
     events: Sequence[Event]
     error: MeshError | None
     """Why it failed."""
+    numbering: int = 0
+    """Of the messages that follow."""
+    takeover: int = 0
+    """Which request to resume the stream brought it here; 0 if it began here."""

@@ -94,6 +94,8 @@ class Entry:
         self.request = request.kept
         """The encoded request; empty if it is not kept."""
         self.resumed = resumed
+        self.takeover = 0
+        """Which request to resume the stream was the last one here; 0 without one."""
         self.settled = asyncio.Event()
         """Set once the generation has started or failed to."""
         self._index = index

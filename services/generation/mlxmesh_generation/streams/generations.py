@@ -18,6 +18,7 @@ from mlxmesh_generation.domain.request import (
     CountRequest,
     GenerationKey,
     GenerationRequest,
+    ReadUpTo,
     Resumed,
     Snapshot,
 )
@@ -110,14 +111,20 @@ class Generations:
                 raise GenerationExists("this generation is being started here", field="request_id")
             # A stream that went on elsewhere meanwhile has other messages by the same numbers.
             if entry.retained and not transcript.failed and transcript.was_read_by(resumed):
+                entry.takeover = resumed.takeover
                 return transcript
             entry.release()
         return await self._start(request, resumed, received_s, timeout_s)
 
-    def find(self, key: GenerationKey, digest: bytes | None = None) -> Transcript:
-        """The messages of a retained generation; digest: of the request that it must have.
+    def find(
+        self, key: GenerationKey, digest: bytes | None = None, reader: ReadUpTo | None = None
+    ) -> Transcript:
+        """The messages of a retained generation.
 
-        Raises: GenerationNotFound when the owner has none, GenerationExists when it has another.
+        digest: of the request that it must have; reader: what its messages must go on after.
+
+        Raises: GenerationNotFound when the owner has none, or has one that goes on after other
+        messages; GenerationExists when it has another.
         """
         self._index.retention.expire()
         entry = self._index.get(key)
@@ -128,16 +135,27 @@ class Generations:
         # A request that was resumed here has the model's version and the seed filled in.
         if digest is not None and not entry.resumed and entry.digest != digest:
             raise _exists()
+        if reader and not entry.transcript.numbering.has(reader.numbering, reader.sequence):
+            raise GenerationNotFound(
+                "the messages of this generation have other numbers here: it was moved to or from"
+                " another instance",
+                field="numbering",
+            )
         return entry.transcript
 
     async def snapshot(self, key: GenerationKey) -> Snapshot:
         """Raises: GenerationNotFound, MessagesExpired."""
-        entry = self._index.get(key)
-        if entry is not None:
-            await entry.settled.wait()
-        transcript = self.find(key)
-        request = entry.request if entry is not None else b""
-        return Snapshot(request, transcript.events(), transcript.error)
+        if (starting := self._index.get(key)) is not None:
+            await starting.settled.wait()
+        transcript, entry = self.find(key), self._index.get(key)
+        assert entry is not None
+        return Snapshot(
+            entry.request,
+            transcript.events(),
+            transcript.error,
+            numbering=transcript.numbering.own,
+            takeover=entry.takeover,
+        )
 
     def cancel(self, key: GenerationKey, *, forget: bool = False) -> None:
         """Raises: GenerationNotFound when the owner has no such running generation.
@@ -187,6 +205,7 @@ class Generations:
         timeout_s: float | None,
     ) -> Transcript:
         entry = self._index.add(request, resumed=resumed is not None)
+        entry.takeover = resumed.takeover if resumed else 0
         try:
             entry.acquire(
                 self._limits.holding(request.caller, request.message_bytes, flex=request.flex)

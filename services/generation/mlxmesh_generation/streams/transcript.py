@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from mlxmesh_generation.domain.request import Event, Finished, Resumed, Started
+from mlxmesh_generation.streams.numbering import Numbering
 from mlxmesh_generation.streams.sent import Sent
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_shared.errors import InvalidArgument, MeshError, MessagesExpired, ReaderReplaced
@@ -51,6 +52,7 @@ class Transcript:
         after_sequence = resumed.after_sequence if resumed else 0
         self.started = resumed.started if resumed else None
         """The first event; None until it has been read."""
+        self.numbering = Numbering(resumed.numberings if resumed else ())
         self._events = events
         self._keeps = keeps
         self._listeners = listeners

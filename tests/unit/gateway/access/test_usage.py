@@ -146,7 +146,7 @@ async def test_what_is_being_delivered_at_the_end_is_delivered_once(tmp_path: Pa
     folder = UsageFolder(tmp_path, "g-1")
     reporter = UsageReporter(ledger, folder, send, may_send=lambda: True, interval_s=60)
     ledger.add(ADA, used(), NOW_S)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         running = asyncio.create_task(reporter.run())
         await sending.wait()
         ledger.add(ADA, used(), NOW_S)

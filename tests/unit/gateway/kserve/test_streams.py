@@ -39,7 +39,7 @@ async def letters(request: str, write: Write[str]) -> None:
 
 
 async def run(stream: InferStream[str, str], source: AsyncIterator[str], client: Client) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await stream.run(source, client.write)
 
 
@@ -78,6 +78,8 @@ async def test_further_requests_wait_unread() -> None:
 
     client = Client()
     serving = asyncio.create_task(run(InferStream(serve, max_running=3), many(), client))
+    while running < 3 or len(read) < 4:
+        await asyncio.sleep(0)
     await asyncio.sleep(0.05)
     assert running == 3
     assert len(read) == 4
@@ -106,16 +108,19 @@ async def test_a_slow_reader_stops_its_requests() -> None:
 
 
 async def test_cancelling_the_stream_ends_its_requests() -> None:
+    begun: list[str] = []
     ended: list[str] = []
 
     async def serve(request: str, write: Write[str]) -> None:
+        begun.append(request)
         try:
             await asyncio.Event().wait()
         finally:
             ended.append(request)
 
     serving = asyncio.create_task(run(InferStream(serve), requests("a", "b"), Client()))
-    await asyncio.sleep(0.05)
+    while len(begun) < 2:
+        await asyncio.sleep(0)
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving
@@ -151,7 +156,8 @@ async def test_a_drain_ends_the_stream_after_its_requests(early: bool) -> None:
     if early:
         stream.close()
     serving: asyncio.Task[Any] = asyncio.create_task(run(stream, _endless("abc"), client))
-    await asyncio.sleep(0.01)
+    while not (early or client.responses):
+        await asyncio.sleep(0)
     stream.close()
     with pytest.raises(Draining):
         await serving

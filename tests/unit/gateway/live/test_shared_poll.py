@@ -1,10 +1,10 @@
 """A shared poll: one read for all watchers, and none without them."""
 
 import asyncio
-from collections.abc import Callable
 
 from mlxmesh_gateway.live.shared_poll import SharedPoll
 from mlxmesh_shared.errors import Internal, MeshError, ServiceUnavailable
+from tests.fakes.waiting import until
 
 
 class Reads:
@@ -23,12 +23,6 @@ class Reads:
 
 def ignore(_: object) -> None:
     pass
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_without_watchers_nothing_is_read() -> None:

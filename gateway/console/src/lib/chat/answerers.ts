@@ -78,9 +78,9 @@ const client = clientOf(GenerationService);
 /** The longest that the gateway allows. */
 const TIMEOUT_MS = 3_600_000;
 
-async function* attach(requestId: string, after: number, signal: AbortSignal) {
+async function* attach(requestId: string, after: number, numbering: number, signal: AbortSignal) {
   const options = { signal, timeoutMs: TIMEOUT_MS };
-  for await (const { message } of client.attachGeneration({ requestId, afterSequence: BigInt(after) }, options)) {
+  for await (const { message } of client.attachGeneration({ requestId, afterSequence: BigInt(after), numbering }, options)) {
     if (message) yield message;
   }
 }

@@ -14,6 +14,7 @@ export function applyResponse(answer: Answer, response: GenerateResponse, nowMs:
   const sequence = Number(response.sequence);
   if (sequence <= answer.sequence) return;
   answer.sequence = sequence;
+  answer.numbering = response.numbering;
   const { event } = response;
   if (event.case === 'started') {
     answer.version = `${event.value.model}@${event.value.modelVersion}`;

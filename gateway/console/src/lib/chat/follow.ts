@@ -7,8 +7,8 @@ import type { Answer } from './types.ts';
 /** The calls that a stream needs. */
 export interface Generations {
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateResponse>;
-  /** The rest of a stream after one of its messages. */
-  attach(requestId: string, after: number, signal: AbortSignal): AsyncIterable<GenerateResponse>;
+  /** The rest of a stream after one of its messages, by its number and who gave it. */
+  attach(requestId: string, after: number, numbering: number, signal: AbortSignal): AsyncIterable<GenerateResponse>;
   /** Renews a session whose access token has expired; false if it has ended. */
   renew(): Promise<boolean>;
 }
@@ -40,7 +40,9 @@ export async function follow(answer: Answer, request: GenerateRequest | undefine
   while (answer.state === 'running' && !signal.aborted) {
     try {
       const stream =
-        request && answer.sequence === 0 ? calls.generate(request, signal) : calls.attach(answer.requestId, answer.sequence, signal);
+        request && answer.sequence === 0
+          ? calls.generate(request, signal)
+          : calls.attach(answer.requestId, answer.sequence, answer.numbering ?? 0, signal);
       for await (const response of stream) {
         applyResponse(answer, response, now());
         lostMs = undefined;

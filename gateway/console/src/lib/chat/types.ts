@@ -72,6 +72,8 @@ export interface Answer extends Node {
   requestId: string;
   /** The last message of the stream that is in this answer; 0 for none. */
   sequence: number;
+  /** Who numbered that message; absent in answers of earlier versions. */
+  numbering?: number;
   /** Tokens so far. */
   tokens: number;
   state: AnswerState;
