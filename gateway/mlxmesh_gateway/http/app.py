@@ -20,6 +20,7 @@ from mlxmesh_gateway.http.exchange import IGNORED_FIELDS
 from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.http.openapi import openapi_document
 from mlxmesh_gateway.http.statuses import error_headers, http_status
+from mlxmesh_gateway.http.unmatched import outside_edges
 from mlxmesh_shared.errors import MeshError
 
 MetricsPage = Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -80,9 +81,14 @@ def create_app(
     own = [
         Route("/metrics", metrics),
         Route("/healthz", _healthz),
+        Route("/health", _healthz),
         Route("/openapi.json", openapi),
     ]
-    app = Starlette(routes=[*own, *every], middleware=_middleware(hosts, origins))
+    app = Starlette(
+        routes=[*own, *every],
+        middleware=_middleware(hosts, origins),
+        exception_handlers={404: outside_edges, 405: outside_edges},
+    )
     # A redirect would quote the query, and fails where that is not UTF-8.
     app.router.redirect_slashes = False
     return app

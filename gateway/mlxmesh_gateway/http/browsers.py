@@ -23,7 +23,7 @@ _OTHER_ORIGIN = (
     "this port does not answer requests of web pages of other origins: name the page's origin in"
     " the setting cors_origins of the gateway\n"
 )
-OPEN_PATHS = frozenset({"/healthz"})
+OPEN_PATHS = frozenset({"/health", "/healthz"})
 """Paths that tell nothing, and are answered in any case."""
 
 

@@ -2,7 +2,8 @@
 
 The id of an event is the sequence number of the last message of the generation that it and the
 events before it contain in full. Where a message makes several events, all but the last have the
-number before, a point, and how many events of the message there were so far: 4, 5.1, 5.2, 6.
+number before, a point, and how many events of the message there were so far: 4, 5.1, 5.2, 6. After
+an @ it has the message's numbering in hexadecimal: 4@1f0c, 5.1@1f0c.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ LAST_EVENT_ID = "last-event-id"
 _LEGAL_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Generations with such an id, which the mesh chose, are not retained.
 _MESH_ID = re.compile(r"gen-[0-9a-f]{16}")
-_POSITION = re.compile(r"([0-9]{1,18})(?:\.([1-9][0-9]{0,2}))?")
+_POSITION = re.compile(r"([0-9]{1,18})(?:\.([1-9][0-9]{0,2}))?(?:@([1-9a-f][0-9a-f]{0,7}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,13 @@ class Position:
     """The last message that it has received in full; 0 for none."""
     events: int = 0
     """The events of the next message that it has received as well."""
+    numbering: int = 0
+    """Of the last message of which it has an event; 0 for unknown."""
+
+    def __str__(self) -> str:
+        events = f".{self.events}" if self.events else ""
+        numbering = f"@{self.numbering:x}" if self.numbering else ""
+        return f"{self.sequence}{events}{numbering}"
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
@@ -63,4 +71,4 @@ def position_of(headers: Mapping[str, str]) -> Position | None:
             f"{LAST_EVENT_ID} needs the {IDEMPOTENCY_KEY} of the first request",
             field=LAST_EVENT_ID,
         )
-    return Position(int(match[1]), int(match[2] or 0))
+    return Position(int(match[1]), int(match[2] or 0), int(match[3] or "0", 16))

@@ -30,6 +30,7 @@ class BoundedProtocol(H11Protocol):
     _limit: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _since_s = 0.0
+    _is_last = False
     on_made: Callable[[Any], None] = lambda _: None
     on_lost: Callable[[Any], None] = lambda _: None
 
@@ -59,6 +60,20 @@ class BoundedProtocol(H11Protocol):
         if self._limit is not None and self._is_answering:
             self._limit.cancel()
             self._limit = None
+        if self._is_last and self._is_answering:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The server ends: who connected just before may still send one request."""
+        if not self._was_asked and not self.is_idle:
+            self._is_last = True
+            self.loop.call_later(IDLE_S, self._end_unasked)
+        else:
+            super().shutdown()
+
+    def _end_unasked(self) -> None:
+        if not self._was_asked:
+            self.end()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than its response is written."""
@@ -88,9 +103,12 @@ class BoundedProtocol(H11Protocol):
             self._stall = None
 
     @property
+    def _was_asked(self) -> bool:
+        return cast("Any", self.cycle) is not None
+
+    @property
     def _is_answering(self) -> bool:
-        cycle: Any = self.cycle  # None before the first request
-        return cycle is not None and not cycle.response_complete
+        return self._was_asked and not self.cycle.response_complete
 
     def end(self) -> None:
         """Closes the connection at once."""

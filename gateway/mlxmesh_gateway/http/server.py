@@ -139,12 +139,17 @@ class _LazyServer:
         self._task = asyncio.create_task(self._run(), name="http")
 
     async def leave(self) -> None:
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True  # it closes the socket, and goes on with its requests
-        else:
+        await shared_port.until_none_waits(self._socket)
+        if self._uvicorn is None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._socket.close()
+            return
+        while not (self._uvicorn.started or self._task.done()):  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.01)
+        for server in self._uvicorn.servers:
+            server.close()  # now, while nobody waits
+        self._uvicorn.should_exit = True  # it goes on with its requests
 
     def start_drain(self) -> asyncio.Task[None]:
         """Begins the drain, or returns the one that has begun."""

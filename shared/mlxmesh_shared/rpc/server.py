@@ -239,7 +239,7 @@ class MeshServer:
         Meanwhile running calls continue and new ones are accepted: a server that stops loses the
         calls that are on their way, so it must not stop before clients have moved.
         """
-        shared_port.stop_listening(self.address)
+        await shared_port.stop_listening(self.address)
         age_s = self._options.max_connection_age_s or 0
         await asyncio.sleep(_AGE_JITTER * age_s + self._options.settle_s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_shared.errors import DatabaseBusy, ServiceUnavailable
 from tests.fakes.access_tokens import TokenSigner, claims
 from tests.fakes.policy_service import FakePolicyService
+from tests.fakes.waiting import until
 
 from .conftest import Stand
 
@@ -55,12 +56,6 @@ async def code_of(call: Awaitable[Any]) -> grpc.StatusCode:
 
 async def count(channel: Any, metadata: Any = ()) -> grpc.StatusCode:
     return await code_of(GenerationServiceStub(channel).CountTokens(COUNT, metadata=metadata))
-
-
-async def eventually(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def with_users(stand: Any) -> Any:
@@ -122,7 +117,7 @@ async def test_the_first_user_closes_the_mesh_for_those_without_a_key(stand: Any
     assert await count(channel) is OK
     create = a.CreateUserRequest(name="ada", password="correct horse", role=a.ACCESS_ROLE_ADMIN)
     await AccessServiceStub(channel).CreateUser(create)
-    await eventually(lambda: bool(list(stand.data_dir.glob("gateway-policies.json"))))
+    await until(lambda: bool(list(stand.data_dir.glob("gateway-policies.json"))))
     assert await count(channel) is UNAUTHENTICATED
     (seen,) = access.metadata
     assert seen["mlxmesh-role"] == "admin"
@@ -136,7 +131,7 @@ async def test_a_new_key_works_at_once_however_late_the_watch_hears_of_it(stand:
     access.hold_changes = True
     await access.add_key(OTHER)
     waiting = asyncio.create_task(count(channel, bearer(OTHER)))
-    await eventually(lambda: access.calls["GetRevision"] == 1)
+    await until(lambda: access.calls["GetRevision"] == 1)
     assert not waiting.done()
     await access.release_changes()
     assert await waiting is OK
@@ -148,7 +143,7 @@ async def test_a_revoked_key_stops(stand: Any) -> None:
     channel = await stand.channel(await stand.gateway())
     assert await count(channel, bearer(SECRET)) is OK
     await access.revoke("k_1")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await count(channel, bearer(SECRET)) is OK:
             await asyncio.sleep(0.02)
     assert await count(channel, bearer(SECRET)) is UNAUTHENTICATED
@@ -214,7 +209,7 @@ async def test_an_empty_answer_never_opens_the_mesh(stand: Any) -> None:
     access.required = False
     channel = await stand.channel(await stand.gateway())
     assert await count(channel) is UNAUTHENTICATED
-    async with asyncio.timeout(10):  # until the watch has replaced what was on disk
+    async with asyncio.timeout(30):  # until the watch has replaced what was on disk
         while await count(channel, bearer(SECRET)) is OK:
             assert await count(channel) is UNAUTHENTICATED
     assert await count(channel, bearer(SECRET)) is UNAUTHENTICATED
@@ -233,7 +228,7 @@ async def test_without_policies_a_gateway_waits_for_a_registered_service(
     assert await count(channel) is anonymous
     assert await count(channel, bearer(SECRET)) is UNAVAILABLE
     access.errors = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (code := await count(channel, bearer(SECRET))) is UNAVAILABLE:
             await asyncio.sleep(0.05)
     assert code is OK
@@ -272,7 +267,7 @@ async def test_a_session_of_a_new_user_works_before_the_watch_has_heard_of_it(st
     now_s = time.time()
     token = signer.token(claims(sub="bob", iat=now_s, nbf=now_s, exp=now_s + 600))
     waiting = asyncio.create_task(count(channel, bearer(token)))
-    await eventually(lambda: access.calls["GetRevision"] == 1)
+    await until(lambda: access.calls["GetRevision"] == 1)
     await access.release_changes()
     assert await waiting is OK
 
@@ -377,7 +372,7 @@ async def test_what_a_call_used_is_reported_once(stand: Any, ends: str) -> None:
                 call.cancel()
     except (grpc.aio.AioRpcError, asyncio.CancelledError):
         assert ends != "finished"
-    await eventually(lambda: bool(access.batches))
+    await until(lambda: bool(access.batches))
     (record,) = access.usage()
     assert (record.principal, record.user, record.key_id) == ("key:k_1", "ada", "k_1")
     assert (record.team, record.model, record.model_version) == ("red", "pocket", 1)
@@ -405,12 +400,12 @@ async def test_what_is_read_by_attaching_counts_once(stand: Any) -> None:
         *(g.GenerateResponse(sequence=number, delta=one) for number, one in enumerate(deltas, 2)),
         g.GenerateResponse(sequence=6, finished=g.Finished(total_usage=g.Usage())),
     ]
-    await eventually(lambda: tokens_of(access) == 1)
+    await until(lambda: tokens_of(access) == 1)
     for _ in range(2):
         attach = g.AttachGenerationRequest(request_id="id")
         async for _message in stub.AttachGeneration(attach, metadata=bearer(SECRET)):
             pass
-    await eventually(lambda: tokens_of(access) == 4)
+    await until(lambda: tokens_of(access) == 4)
     await asyncio.sleep(2.5)
     assert tokens_of(access) == 4
     assert requests_of(access) == 1
@@ -429,7 +424,7 @@ async def test_what_is_read_of_a_generation_at_once_counts_once(stand: Any) -> N
     ]
     for _ in range(2):
         await stub.GetGeneration(g.GetGenerationRequest(request_id="id"), metadata=bearer(SECRET))
-    await eventually(lambda: tokens_of(access) == 3)
+    await until(lambda: tokens_of(access) == 3)
     await asyncio.sleep(2.5)
     assert tokens_of(access) == 3
     assert sum(record.amounts.prompt_tokens for record in access.usage()) == 9
@@ -484,7 +479,7 @@ async def test_usage_outlives_gateways_and_an_access_service_that_is_away(stand:
     async with stand.running_gateway() as (address, _stop):
         await use(address)
         access.errors = {}
-        await eventually(lambda: requests_of(access) == 3)
+        await until(lambda: requests_of(access) == 3)
     assert not list(stand.data_dir.glob("gateway-usage/*/*.binpb"))
 
 
@@ -495,7 +490,7 @@ async def test_a_lost_answer_counts_nothing_twice(stand: Any) -> None:
     stub = GenerationServiceStub(await stand.channel(await stand.gateway()))
     request = g.CompleteRequest(generation=g.GenerateRequest(model="pocket", prompt="a"))
     await stub.Complete(request, metadata=bearer(SECRET))
-    await eventually(lambda: access.repeated >= 1, 20)
+    await until(lambda: access.repeated >= 1, 20)
     assert requests_of(access) == 1
 
 

@@ -46,6 +46,7 @@ from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.tls.identity import Role
 from tests.fakes.door import FakeDoor, messages
 from tests.fakes.scripted_door import ScriptedDoor
+from tests.fakes.waiting import until
 
 ASKED: dict[str, Any] = {
     "model": "pocket",
@@ -68,12 +69,6 @@ async def connected(url: str, **options: Any) -> AsyncGenerator[AsyncAnthropic]:
         base_url=url, api_key="any", **{"max_retries": 0, **options}
     ) as client:
         yield client
-
-
-async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not done():
-            await asyncio.sleep(0.01)
 
 
 async def create(client: AsyncAnthropic) -> None:
@@ -166,7 +161,7 @@ async def test_a_client_that_leaves_ends_its_generation(stand: Any) -> None:
     async with connected(await http_url(stand)) as client:
         async with client.messages.stream(**ASKED) as running:
             assert await anext(running.text_stream) == "a "
-        await until(lambda: generation.interrupted == 1)
+        await until(lambda: generation.interrupted == 1, timeout_s=20)
 
 
 async def test_the_synchronous_client_gets_the_same(stand: Any) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.job.v1 import file_pb2, job_pb2
 from mlxmesh.job.v1 import worker_pb2 as pb
 from mlxmesh.job.v1.file_pb2_grpc import FileServiceStub
+from mlxmesh.job.v1.job_pb2_grpc import JobServiceStub
 from mlxmesh.job.v1.worker_pb2_grpc import TranslationServiceStub
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_gateway.openai.batches.convert import new_batch_id
+from mlxmesh_jobs.storage.schema import JOBS
+from mlxmesh_shared.errors import InvalidArgument, MeshError
+from mlxmesh_shared.rpc.caller import owner_id
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.error_status import to_failure
-from mlxmesh_shared.sql.urls import SqliteFile
+from tests.fakes.databases import sqlite_with_tables
 from tests.fakes.job_worker import ScriptedWorker, connected
 from tests.integration.jobs.conftest import Service, Services
 
@@ -78,7 +83,7 @@ class Edge:
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     async with AsyncExitStack() as stack:
         stand = Stand(stack, tmp_path)
-        services = Services(stack, SqliteFile(tmp_path / "jobs.db"), tmp_path)
+        services = Services(stack, sqlite_with_tables(tmp_path / "jobs.db", JOBS), tmp_path)
         services.registry = stand.registry
         service, _ = await services.start(lease_s=10, max_file_bytes=64 * MIB)
         stack.push_async_callback(service.jobs.drain)
@@ -193,6 +198,7 @@ async def test_the_same_key_is_the_same_batch(edge: Edge) -> None:
     asked = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
     headers = {"idempotency-key": "k 1"}
     first = await edge.http.post("/v1/batches", json=asked, headers=headers)
+    await asyncio.sleep(1)  # deadlines are whole seconds
     again = await edge.http.post("/v1/batches", json=asked, headers=headers)
     other = await edge.http.post(
         "/v1/batches", json={**asked, "metadata": {"a": "b"}}, headers=headers
@@ -201,6 +207,33 @@ async def test_the_same_key_is_the_same_batch(edge: Edge) -> None:
     assert "id" in again.json(), again.text
     assert first.json()["id"] == again.json()["id"]
     assert (other.status_code, other.json()["error"]["code"]) == (409, "job_exists")
+
+
+async def submit_with_near_deadline(
+    stub: JobServiceStub, request: job_pb2.SubmitJobRequest
+) -> None:
+    for seconds in (1, 4, 16):
+        request.deadline.FromMilliseconds(int(1000 * (time.time() + seconds)))
+        with suppress(InvalidArgument):  # it came after that
+            await stub.SubmitJob(request)
+            return
+
+
+async def test_the_same_key_is_the_same_batch_also_after_its_deadline(edge: Edge) -> None:
+    file = await edge.upload(line("a"))
+    headers = {"idempotency-key": "k 1"}
+    async with open_channel(edge.address) as gateway:
+        request = job_pb2.SubmitJobRequest(
+            job_id=new_batch_id(headers, principal=owner_id("", "")),
+            batch=job_pb2.BatchWork(input_file_id=file.id, endpoint=CHAT),
+        )
+        await submit_with_near_deadline(JobServiceStub(gateway), request)
+    await edge.until(request.job_id, "expired")
+
+    asked = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
+    again = await edge.http.post("/v1/batches", json=asked, headers=headers)
+    assert again.status_code == 200, again.text
+    assert (again.json()["id"], again.json()["status"]) == (request.job_id, "expired")
 
 
 async def test_batches_are_listed_in_pages(edge: Edge) -> None:

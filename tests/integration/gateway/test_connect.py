@@ -257,6 +257,10 @@ async def test_a_reader_goes_on_after_the_last_event(door: AnyDoor, edge: Served
     query = {"message": '{"requestId":"r-1"}'}
     await edge.client.get(path, params=query, headers={**SSE, "last-event-id": "7"})
     assert door.request == g.AttachGenerationRequest(request_id="r-1", after_sequence=7)
+    await edge.client.get(path, params=query, headers={**SSE, "last-event-id": "7@1f0c"})
+    assert door.request == g.AttachGenerationRequest(
+        request_id="r-1", after_sequence=7, numbering=0x1F0C
+    )
     await edge.client.get(path, params=query, headers={**SSE, "last-event-id": "log:x"})
     assert door.request == g.AttachGenerationRequest(request_id="r-1")
 
@@ -267,7 +271,7 @@ async def test_silence_is_filled_and_leaving_ends_the_call(door: AnyDoor, edge: 
         async for line in answer.aiter_lines():
             if line.startswith(": keep-alive"):
                 break
-    await asyncio.wait_for(door.cancelled.wait(), 10)
+    await asyncio.wait_for(door.cancelled.wait(), 30)
 
 
 @pytest.mark.parametrize("body", [{}, {"generation": PROMPT}])
@@ -276,7 +280,7 @@ async def test_leaving_ends_a_unary_call(door: AnyDoor, edge: ServedEdge, body: 
     path = f"{GENERATION}/Complete" if body else f"{MODEL}/ListModels"
     with pytest.raises(httpx2.TimeoutException):
         await edge.client.post(path, json=body, timeout=0.3)
-    await asyncio.wait_for(door.cancelled.wait(), 10)
+    await asyncio.wait_for(door.cancelled.wait(), 30)
 
 
 async def test_a_reader_that_does_not_read_holds_only_its_own_call(

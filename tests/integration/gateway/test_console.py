@@ -92,7 +92,8 @@ async def test_other_paths_are_left_alone(client: httpx2.AsyncClient, path: str)
 
 
 async def test_paths_of_the_api_keep_their_answers(client: httpx2.AsyncClient):
-    assert (await get(client, "/healthz")).text == "ok\n"
+    for path in ("/healthz", "/health"):
+        assert (await get(client, path)).text == "ok\n"
     assert "telemetry_sinks" in (await get(client, "/metrics")).text
 
 

@@ -33,7 +33,7 @@ from mlxmesh_shared.rpc.channels import open_channel
 from .conftest import Stand
 from .test_quotas import MINE, left, with_quota
 
-TIMEOUT_S = 10
+TIMEOUT_S = 30
 
 
 class Edge:

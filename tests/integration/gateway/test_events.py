@@ -36,7 +36,7 @@ async def publish(address: str, *events: wire.Event) -> None:
 
 
 async def until_named(news: AsyncIterator[wire.WatchEventsResponse], name: str) -> wire.Event:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for one in news:
             if one.event.name == name:
                 return one.event

@@ -165,6 +165,6 @@ async def test_a_failing_watch_is_taken_up_again(stand: Any) -> None:
 
 
 async def _eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await condition():
             await asyncio.sleep(0.02)

@@ -87,6 +87,35 @@ async def test_it_ends_whether_or_not_anybody_came() -> None:
         await health(f"http://{address}")
 
 
+@pytest.mark.skipif(not CAN_SHARE, reason="only Linux tells who waits to be accepted")
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_who_connects_just_before_the_port_is_left_is_answered(is_first: bool) -> None:
+    with HttpPort("127.0.0.1:0") as port:
+        async with port.serving(partial(create_app, None)):
+            if not is_first:
+                await health(f"http://{port.address}")
+            host, _, number = port.address.rpartition(":")
+            with socket.create_connection((host, int(number)), timeout=30) as client:
+                await port.leave()
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection((host, int(number)))
+                await asyncio.sleep(0.3)  # the server has begun to end its connections
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answer = await asyncio.to_thread(client.makefile("rb").read)
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_who_connects_and_asks_nothing_does_not_delay_the_end() -> None:
+    with HttpPort("127.0.0.1:0") as port:
+        async with port.serving(partial(create_app, None)):
+            await health(f"http://{port.address}")
+            host, _, number = port.address.rpartition(":")
+            client = socket.create_connection((host, int(number)), timeout=30)
+            await port.leave()
+        with client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+
+
 async def test_a_taken_port_is_refused_and_taken_over_when_asked() -> None:
     async with served() as address:
         with pytest.raises(IllegalState, match="http_listen"):

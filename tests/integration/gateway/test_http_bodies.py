@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from tests.integration.gateway.http_harness import answer_nothing, serving, until
+from tests.fakes.waiting import until
+from tests.integration.gateway.http_harness import answer_nothing, serving
 
 
 async def test_bodies_are_counted_while_they_arrive() -> None:

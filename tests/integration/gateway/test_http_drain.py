@@ -67,7 +67,7 @@ async def test_both_ports_drain_at_the_same_time(stand: Stand) -> None:
             lines = answer.aiter_lines()
             await anext(lines)
             grpc_ended = asyncio.create_task(_end_of_grpc_stream(client))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while len(generation.requests) < 2:
                     await asyncio.sleep(0.01)
             leaving.set()
@@ -88,7 +88,7 @@ async def _end_of_grpc_stream(client: MeshClient) -> float:
 
 
 async def _until_refused(url: str) -> None:
-    async with asyncio.timeout(10), httpx2.AsyncClient() as client:
+    async with asyncio.timeout(30), httpx2.AsyncClient() as client:
         while True:
             try:
                 await client.get(url, headers={"connection": "close"})

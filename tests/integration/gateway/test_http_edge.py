@@ -10,7 +10,8 @@ import pytest
 
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_shared.errors import QueueFull
-from tests.integration.gateway.http_harness import MAX_BODY_BYTES, serving, until
+from tests.fakes.waiting import until
+from tests.integration.gateway.http_harness import MAX_BODY_BYTES, serving
 
 
 async def test_a_request_is_let_in_and_answered() -> None:
@@ -150,7 +151,7 @@ async def test_a_client_that_goes_away_ends_its_request() -> None:
     async with serving(stream) as served:
         async with served.streaming() as answer:
             assert await anext(answer.aiter_lines()) == "data: 1"
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 30)
         await until(lambda: served.limiter.held == 0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from mlxmesh.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh_gateway.kserve.tensors import decode_bytes, encode_bytes
 from mlxmesh_shared.errors import QueueFull
+from tests.fakes.waiting import until
 
 from .conftest import Stand
 
@@ -59,12 +60,6 @@ class Served:
 async def serve(stand: Stand, **settings: Any) -> Served:
     address = await stand.gateway(**settings)
     return Served(stand, address, await stand.channel(address))
-
-
-async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not done():
-            await asyncio.sleep(0.01)
 
 
 async def answers(call: Any) -> AsyncIterator[pb.ModelStreamInferResponse]:
@@ -255,19 +250,19 @@ async def test_deadlines_of_the_call_and_of_the_request(stand: Stand, streamed: 
     generation = await stand.generation()
     served = await serve(stand)
     asked = request("a", stream=streamed)
-    asked.parameters["timeout"].int64_param = 3_000_000
+    asked.parameters["timeout"].int64_param = 60_000_000
 
     await ask(served, asked)
-    call = served.stream(timeout=2)
+    call = served.stream(timeout=30)
     await call.write(asked)
     await call.done_writing()
     assert [one async for one in answers(call)]
 
     first, second = generation.remaining_s
     assert first is not None
-    assert 2.5 < first < 3.1
+    assert 31 < first < 60.1
     assert second is not None
-    assert 1.5 < second < 2.1
+    assert 1 < second < 30.1
 
 
 async def test_a_request_past_its_deadline_fails_alone(stand: Stand) -> None:
@@ -289,7 +284,7 @@ async def test_bytes_that_are_no_message_end_the_stream(stand: Stand) -> None:
     call = served.channel.stream_stream(f"/{INFERENCE}/ModelStreamInfer")()
     await call.write(b"\xff\xff\xff")
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await call.read()
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -300,7 +295,7 @@ async def test_a_message_that_is_too_large_ends_the_stream(stand: Stand) -> None
     call = served.stream()
     await call.write(request("a" * 70_000))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await call.read()
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -341,7 +336,7 @@ async def test_one_caller_cannot_take_every_stream(stand: Stand) -> None:
 
 
 async def until_answered(served: Served) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await ask(served, request("a"))
@@ -366,7 +361,7 @@ async def test_a_stream_resumes_when_its_instance_is_lost(stand: Stand) -> None:
 async def test_a_drain_ends_streams_after_their_requests(stand: Stand) -> None:
     generation = await stand.generation()
     generation.go_on.clear()
-    async with stand.running_gateway(drain_grace_s=10) as (address, leaving):
+    async with stand.running_gateway(drain_grace_s=60) as (address, leaving):
         served = Served(stand, address, await stand.channel(address))
         idle, busy = served.stream(), served.stream()
         await idle.write(request("a"))
@@ -376,7 +371,7 @@ async def test_a_drain_ends_streams_after_their_requests(stand: Stand) -> None:
 
         leaving.set()
         with pytest.raises(grpc.aio.AioRpcError) as ended:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await idle.read()
         generation.go_on.set()
         rest = await busy.read()

@@ -166,7 +166,10 @@ async def test_a_failed_request_says_why(stand: Any) -> None:
         await (await stand.client(address)).complete("pocket", prompt="a")
     async with channel_to(address) as channel:
         request = pb.ListRequestsRequest(failed_only=True)
-        record, *_ = (await LiveServiceStub(channel).ListRequests(request)).requests
+        async with asyncio.timeout(TIMEOUT_S):
+            while not (found := (await LiveServiceStub(channel).ListRequests(request)).requests):
+                await asyncio.sleep(0.01)
+    record = found[0]
     assert record.failure.reason == ServiceUnavailable.reason
     assert (record.finish_reason, record.state) == ("", pb.REQUEST_STATE_ENDED)
 

@@ -24,7 +24,7 @@ async def test_what_was_known_stays_while_the_gateway_is_away(stand: Any) -> Non
     assert {one.instance_id for one in state.screen.status.instances} == known
 
     await stand.gateway(listen=address)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while state.screen.problem:
             await state.try_refresh()
     assert "gateway-2" in {one.instance_id for one in state.screen.status.instances}
@@ -36,7 +36,7 @@ async def test_the_last_events_are_known_and_told_as_json(stand: Any) -> None:
     state = MeshState(client, address)
     following = asyncio.create_task(state.follow_events())
     await stand.generation()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not state.screen.events:
             await asyncio.sleep(0.01)
     following.cancel()

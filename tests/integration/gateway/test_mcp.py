@@ -23,8 +23,8 @@ from mlxmesh_shared.errors import ModelNotLoaded
 from mlxmesh_shared.tls.method_access import declared_rules
 from tests.fakes.public_services import FakeGeneration
 from tests.fakes.scripted import delta, finished
+from tests.fakes.waiting import until
 from tests.integration.gateway.conftest import Stand
-from tests.integration.generation.harness import until
 
 INITIALIZE = {
     "jsonrpc": "2.0",

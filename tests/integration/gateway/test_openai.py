@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -27,9 +27,10 @@ from mlxmesh_shared.errors import (
     QueueFull,
     Unauthenticated,
 )
+from tests.fakes.waiting import until
 
 MESSAGES: Any = [{"role": "user", "content": "a b c"}]
-TIMEOUT_S = 10
+TIMEOUT_S = 30
 
 
 class Edge:
@@ -52,12 +53,6 @@ async def edge(stand: Any) -> AsyncIterator[Edge]:
         made = Edge(stand, generation, url, http)
         await stack.enter_async_context(made.client)
         yield made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_whole_chat(edge: Edge) -> None:
@@ -194,10 +189,18 @@ async def test_paths_and_verbs_that_there_are_not(edge: Edge) -> None:
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
     assert response.json()["error"]["code"] == "method_not_allowed"
     response = await edge.http.get("/v2/models")
-    assert (response.status_code, response.json()) == (404, {"error": "there is no such path here"})
+    assert response.status_code == 404
+    assert response.json()["error"].startswith("there is no such path here; GET /openapi.json")
     response = await edge.http.post("/v2/health/live")
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
     assert response.json() == {"error": "this path takes only GET, HEAD"}
+
+
+async def test_a_wrong_base_url_is_told(edge: Edge) -> None:
+    for path, hint in (("/chat/completions", "below /v1"), ("/v1/v1/messages", "/v1 twice")):
+        response = await edge.http.post(path, json={"model": "pocket"})
+        assert response.status_code in (404, 405)
+        assert hint in response.json()["error"]["message"]
 
 
 async def test_models_and_their_aliases(edge: Edge) -> None:

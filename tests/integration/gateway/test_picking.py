@@ -1,7 +1,7 @@
 """Instances that fail, hang and recover behind a real gateway: who gets the calls, how often."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ from mlxmesh_shared.errors import DeadlineExceeded, Internal, InvalidArgument, M
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.public_services import FakeGeneration
+from tests.fakes.waiting import until
 
 HEDGE = (("mlxmesh-hedge-ms", "50"),)
 
@@ -46,12 +47,6 @@ class Slow(FakeGeneration):
 
 def ask(**fields: Any) -> g.GenerateRequest:
     return g.GenerateRequest(model="pocket", prompt="a b", **fields)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def status_of(client: MeshClient, instance_id: str) -> t.Instance:

@@ -96,7 +96,7 @@ async def test_keys_hold_their_quotas_over_two_gateways(stand: Any) -> None:
         limits = a.QuotaLimits(tokens_per_minute=LIMIT)
         await access.SetQuota(a.SetQuotaRequest(subject=subject, limits=limits), metadata=admin)
     if time.time() % 60 > 40:
-        await asyncio.sleep(61 - time.time() % 60)  # all of it within one minute of the quota
+        await asyncio.sleep(61 - time.time() % 60)  # so that most is within one minute of the quota
     minute = time.time() // 60
     served: Counter[str] = Counter()
     refused: Counter[str] = Counter()
@@ -122,12 +122,12 @@ async def test_keys_hold_their_quotas_over_two_gateways(stand: Any) -> None:
             while not all(refused[key_id] > 20 for key_id in secrets):
                 await asyncio.sleep(0.1)
         ended.set()
-    assert time.time() // 60 == minute
+    most = LIMIT * (time.time() // 60 - minute + 1)
     tokens = {key_id: calls * (PROMPT + OUTPUT) for key_id, calls in served.items()}
     a_slice, a_call = LIMIT // 10, PROMPT + OUTPUT
     # Beyond what it was granted, each gateway may go into debt by a slice; the calls that cross
     # that count whole (docs/decisions/0043), and each gateway may run two of a key at once.
-    assert max(tokens.values()) <= LIMIT + 2 * (a_slice + 2 * a_call), tokens
+    assert max(tokens.values()) <= most + 2 * (a_slice + 2 * a_call), tokens
     # What is left is less than what a gateway may be waiting with.
     assert min(tokens.values()) >= LIMIT - 2 * a_slice, tokens
     await usage_arrives(access, admin, served)

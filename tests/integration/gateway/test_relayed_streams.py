@@ -17,6 +17,8 @@ from mlxmesh_shared.errors import DeadlineExceeded, QueueFull
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from tests.fakes.public_services import GENERATION, FakeGeneration, generation_server
+from tests.fakes.serving import serving
+from tests.fakes.waiting import until
 
 from .conftest import Stand
 
@@ -29,12 +31,6 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
     """Whose generation instances offer relays."""
     async with AsyncExitStack() as stack:
         yield Stand(stack, tmp_path)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def text_of(stream: Any) -> str:
@@ -223,8 +219,8 @@ async def test_an_instance_that_left_loses_its_relay_after_its_last_stream(stand
 async def test_an_old_relay_gets_no_new_streams_and_ends_after_its_last(stand: Stand) -> None:
     generation = FakeGeneration()
     generation.go_on.clear()
-    address = await generation_server(generation).start()
-    async with open_channel(address) as channel:
+    server = generation_server(generation)
+    async with serving(server) as address, open_channel(address) as channel:
         link = RelayLink(channel, max_age_s=0.0)
         request = g.GenerateRequest(model="pocket", prompt="a b").SerializeToString()
         first, second = (link.start(GENERATE, request) for _ in range(2))
@@ -240,7 +236,6 @@ async def test_an_old_relay_gets_no_new_streams_and_ends_after_its_last(stand: S
             pass
         await until(lambda: generation.open_relays == 1)
         await link.close()
-    await generation.server.drain(grace_s=0, settle_s=0)
 
 
 async def test_a_relay_is_opened_again_after_its_end(stand: Stand) -> None:

@@ -20,8 +20,8 @@ from mlxmesh_shared.errors import EngineLost, ToolServerUnavailable
 from tests.fakes.retaining_generation import RetainingGeneration
 from tests.fakes.scripted import call, delta, finished
 from tests.fakes.scripted_tools import ScriptedTools, tool, tools_server
+from tests.fakes.waiting import until
 from tests.integration.gateway.conftest import Stand
-from tests.integration.generation.harness import until
 
 WEB: dict[str, Any] = {"type": "mcp", "server_label": "web", "require_approval": "never"}
 ASKED: dict[str, Any] = {"model": "pocket", "input": "hello", "tools": [WEB]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from mlxmesh_shared.errors import EngineFailed
 from mlxmesh_shared.registry import OFFERS_RELAY, Instance
 from tests.fakes import tokenizer_files
 from tests.fakes.engine import FakeEngineOptions
+from tests.fakes.waiting import until
 from tests.integration.gateway.conftest import Stand
-from tests.integration.generation.harness import Mesh, running_mesh, until
+from tests.integration.generation.harness import Mesh, running_mesh
 
 ASKED: dict[str, Any] = {"model": "pocket", "input": "hello", "extra_body": {"seed": 1}}
 LONG: dict[str, Any] = {**ASKED, "max_output_tokens": 400}
@@ -163,7 +165,7 @@ async def test_each_event_has_a_name_and_an_id(served: Served) -> None:
     blocks = response.text.strip().split("\n\n")
     for number, block in enumerate(blocks):
         name, data, event_id = block.split("\n")
-        assert event_id == f"id: {number}"
+        assert re.fullmatch(rf"id: {number}\.[1-9][0-9]*@[1-9a-f][0-9a-f]*", event_id)
         parsed = json.loads(data.removeprefix("data: "))
         assert (name, parsed["sequence_number"]) == (f"event: {parsed['type']}", number)
 

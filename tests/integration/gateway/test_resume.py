@@ -57,16 +57,12 @@ async def test_a_stream_goes_on_at_another_instance(stand: Any) -> None:
 
 async def test_several_outputs_go_on_each_where_it_was(stand: Any) -> None:
     servicer = FakeGeneration()
-    servicer.truncate_after = 2
     await stand.announce("generation", "generation-1", generation_server(servicer))
     other = await stand.generation("generation-2")
-    other.truncate_after = 2
+    servicer.truncations = other.truncations = [2]
     stub = GenerationServiceStub(await stand.channel(await stand.gateway()))
-    messages: list[g.GenerateResponse] = []
-    async for message in stub.Generate(g.GenerateRequest(model="pocket", prompt=PROMPT, n=4)):
-        messages.append(message)
-        if len(messages) == 9:
-            servicer.truncate_after = other.truncate_after = None
+    request = g.GenerateRequest(model="pocket", prompt=PROMPT, n=4)
+    messages = [message async for message in stub.Generate(request)]
 
     assert [message.sequence for message in messages] == [*range(1, 22)]
     for index in range(4):
@@ -99,13 +95,9 @@ async def test_an_instance_that_is_not_ready_yet_is_asked_again(stand: Any) -> N
 
 async def test_a_stream_that_ends_short_goes_on_elsewhere(stand: Any) -> None:
     first, second = await stand.generation("generation-1"), await stand.generation("generation-2")
-    first.truncate_after, second.truncate_after = 2, 3
+    first.truncations = second.truncations = [2, 3]
     client = await stand.client(await stand.gateway(), attempts=1)
-    stream, events = await begun(client)
-    async for event in stream:
-        events.append(event)
-        if len(events) == 4:
-            first.truncate_after = second.truncate_after = None
+    events = [event async for event in client.generate("pocket", prompt=PROMPT)]
 
     assert text_of(events) == "a b c d "
     assert [event.sequence for event in events] == [1, 2, 3, 4, 5, 6]
@@ -137,17 +129,14 @@ async def test_a_stream_that_ends_every_instance_is_given_up(stand: Any) -> None
 async def test_a_long_stream_is_resumed_from_its_end(stand: Any) -> None:
     prompt = " ".join("w" * (1 + index % 3) for index in range(2500))
     servicer = FakeGeneration()
-    servicer.truncate_after = 2300
     await stand.announce("generation", "generation-1", generation_server(servicer))
     other = await stand.generation("generation-2")
-    other.truncate_after = 2300
+    servicer.truncations = other.truncations = [2300]
     client = await stand.client(await stand.gateway(), attempts=1)
     text, sequences = "", []
     async for event in client.generate("pocket", prompt=prompt):
         text += event.text
         sequences.append(event.sequence)
-        if len(sequences) == 2301:
-            servicer.truncate_after = other.truncate_after = None
 
     assert text == prompt + " "
     assert sequences == list(range(1, 2503))

@@ -30,8 +30,10 @@ from tests.fakes.telemetry import RecordingSink, counter, logs, metrics, span, t
 async def exporter(address: str) -> AsyncGenerator[CollectorSink]:
     """What a process of the mesh exports with, as far as a gateway can tell."""
     sink = CollectorSink(SinkSettings(kind="otlp", target=address))
-    yield sink
-    await sink.close()
+    try:
+        yield sink
+    finally:
+        await sink.close()
 
 
 async def http_of(stand: Any, name: str = "gateway-1") -> str:
@@ -133,8 +135,10 @@ async def test_telemetry_takes_no_place_from_requests(stand: Any) -> None:
 async def blackhole() -> AsyncGenerator[str]:
     """A port that takes connections and never answers."""
     server = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(60), "127.0.0.1", 0)
-    yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
 
 
 @asynccontextmanager
@@ -144,8 +148,10 @@ async def collecting() -> AsyncGenerator[tuple[str, RecordingSink]]:
     server.add_generic_rpc_handlers(otlp_handlers(received))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    yield f"127.0.0.1:{port}", received
-    await server.stop(0)
+    try:
+        yield f"127.0.0.1:{port}", received
+    finally:
+        await server.stop(0)
 
 
 async def test_dead_and_silent_sinks_hold_up_nobody_and_their_losses_show(

@@ -13,6 +13,7 @@ from mlxmesh_gateway.events.event_log import GatewayEventLog
 from mlxmesh_gateway.events.webhooks import RetryLimits, running_webhooks
 from mlxmesh_shared.events import make_event
 from mlxmesh_shared.registry import Instance
+from tests.fakes.waiting import until
 
 QUICK = RetryLimits(attempts=3, pause_min_s=0.01, pause_max_s=0.02)
 
@@ -29,6 +30,10 @@ class Receiver:
         assert request.content_type == "application/json"
         self.got.append((request.headers["Idempotency-Key"], json.loads(await request.text())))
         return web.Response(status=self.statuses.pop(0) if self.statuses else 204)
+
+    def has(self, payload: str, instance_id: str) -> bool:
+        """Whether it got an event of this kind of this instance."""
+        return any(body.get(payload, {}).get("instance_id") == instance_id for _, body in self.got)
 
 
 @pytest.fixture
@@ -48,12 +53,6 @@ async def receiver() -> AsyncIterator[Receiver]:
 def loaded(version: int) -> Event:
     payload = ModelLoaded(model="pocket", version=version)
     return make_event(payload, service="model", instance_id="model-1")
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_an_event_is_posted_with_its_id_as_idempotency_key(receiver: Receiver) -> None:
@@ -130,10 +129,10 @@ async def test_a_hook_that_is_slower_than_the_log_loses_what_is_given_up() -> No
 
 
 async def test_a_gateway_with_the_setting_tells_its_hook(stand: Any, receiver: Receiver) -> None:
-    await stand.gateway(event_webhooks=(f"{receiver.url} instance.deregistered",))
+    wanted = "instance.registered instance.deregistered"
+    await stand.gateway(event_webhooks=(f"{receiver.url} {wanted}",))
     engine = Instance("engine", "engine-1", "127.0.0.1:1", pid=1)
     await stand.registry.register(engine)
-    await asyncio.sleep(0.1)
+    await until(lambda: receiver.has("instance_registered", "engine-1"))
     await stand.registry.deregister(engine)
-    await until(lambda: receiver.got)
-    assert receiver.got[0][1]["instance_deregistered"]["instance_id"] == "engine-1"
+    await until(lambda: receiver.has("instance_deregistered", "engine-1"))

@@ -185,10 +185,13 @@ async def test_a_whole_gateway_behaves_so(stand: Any) -> None:
 
 async def _code(channel: Any, method: str, metadata: Any) -> grpc.StatusCode:
     """How a call with an empty request begins; streams that stay silent have begun."""
-    call = channel.unary_stream(method)(b"", metadata=metadata, timeout=5)
+    call = channel.unary_stream(method)(b"", metadata=metadata, timeout=60)
+    reading = asyncio.ensure_future(call.read())
     try:
+        # A refusal comes no later than this answer, or soon after it.
+        await channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
         async with asyncio.timeout(0.5):
-            await call.read()
+            await asyncio.shield(reading)
             return grpc.StatusCode.OK
     except TimeoutError:
         return grpc.StatusCode.OK
@@ -196,6 +199,7 @@ async def _code(channel: Any, method: str, metadata: Any) -> grpc.StatusCode:
         return error.code()
     finally:
         call.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 async def app(*, users: bool, tls: bool = False) -> Any:

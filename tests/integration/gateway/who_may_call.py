@@ -156,6 +156,7 @@ METHODS = """
 """
 
 ROUTES = """
+GET /health open
 GET /healthz open
 GET /metrics known
 GET /openapi.json open
