@@ -65,6 +65,10 @@ class JoinHost:
         code, _, output = self.attempt("mlxmesh hosts --json")
         return {row["host"]: row for row in json.loads(output)["hosts"]} if code == 0 else {}
 
+    def sees(self, name: str) -> str:
+        """The state of a host as this one shows it; empty while it shows none."""
+        return self.hosts().get(name, {}).get("state", "")
+
     def logs(self) -> str:
         files = sorted((self.data_dir / "logs").glob("*.log"))
         return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in files)
@@ -72,14 +76,14 @@ class JoinHost:
     def agent_checks(self) -> list[tuple[str, str]]:
         """Service and last output of each check of this host's Consul agent."""
         done = self.host.run(sys.executable, "-c", CHECKS, self.data_dir / "tls")
+        assert done.returncode == 0, done.stderr
         return [(name, output) for name, output in json.loads(done.stdout)]
 
-    def streams(self, log: Path, adapter: str = "") -> list[dict[str, Any]]:
+    def streams(self, log: Path, model: str = "pocket") -> list[dict[str, Any]]:
         """The outcomes of streams that are read here, through this host's own gateway."""
         gateway = f"{self.host.address}:50051"
-        words = ("tests.hosts.streams", gateway, self.data_dir / "tls", str(STREAMS), str(TOKENS))
-        words = (*words, "0", adapter) if adapter else words
-        process = self.host.start(sys.executable, "-m", *words, log=log)
+        words = (gateway, self.data_dir / "tls", str(STREAMS), str(TOKENS), "0", model)
+        process = self.host.start(sys.executable, "-m", "tests.hosts.streams", *words, log=log)
         assert process.wait(150) == 0, log.read_text()
         return json.loads(log.read_text().splitlines()[-1])
 
@@ -107,12 +111,22 @@ class JoinedHosts:
     def load_on_both(self) -> None:
         """Has an engine on each host, if it was not so before."""
         self.a.run("mlxmesh load pocket --replicas 2")
-        until(lambda: self.b_serves("engine"))
+        until(lambda: self.serves("a", "engine") and self.serves("b", "engine"))
 
     def b_serves(self, *more: str) -> bool:
-        """Whether host a lists the services of host b; what fails its check is not listed."""
-        b = self.a.hosts().get("b", {"services": {}})
-        return {*SERVICES, *more} <= set(b["services"])
+        return self.serves("b", *more)
+
+    def serves(self, name: str, *more: str) -> bool:
+        """Whether host a lists the services of a host; what fails its check is not listed."""
+        host = self.a.hosts().get(name, {"services": {}})
+        return {*SERVICES, *more} <= set(host["services"])
+
+    def drain_runtime_of_a(self) -> None:
+        """Has host b's runtime load the replicas of host a, which then has none."""
+        rows = json.loads(self.a.run("mlxmesh status --json"))["instances"]
+        [runtime] = [row for row in rows if (row["service"], row["host"]) == ("runtime", "a")]
+        self.a.run(f"mlxmesh drain {runtime['instance_id']}")
+        until(lambda: self.serves("a") and self.serves("b", "engine"))
 
 
 CHECKS = """

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 PREFIX = "mlxmesh-test"
-END_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 30.0
 NAMESPACES = Path("/run/netns")
 ROOT = Path(__file__).resolve().parents[2]
 NOBODYS_CARD = "02:00:00:00:de:ad"
@@ -118,6 +118,9 @@ class Host:
 
     def remove(self) -> None:
         """Ends every process there, and then the host."""
+        # One that has just been started may not be there yet.
+        for process in self._started:
+            process.kill()
         _remove(self.namespace)
         for process in self._started:
             process.wait(END_TIMEOUT_S)
@@ -278,7 +281,9 @@ def _sweep() -> None:
         name = line.split()[0]
         owner = name.removeprefix(f"{PREFIX}-").partition("-")[0]
         if name.startswith(f"{PREFIX}-") and owner.isdigit() and not psutil.pid_exists(int(owner)):
-            _remove(name)
+            # Another test process may be sweeping too.
+            with suppress(AssertionError):
+                _remove(name)
 
 
 def _files(namespace: str) -> Path:

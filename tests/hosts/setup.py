@@ -247,6 +247,8 @@ class TwoHosts:
             f'advertise_host = "{host.address}"',
             "[consul]",
             'address = "127.0.0.1:8501"',
+            # With the default of 2 s, a busy machine answers a check too late.
+            "check_interval_s = 8",
             f'ca = "{host.tls_dir / "ca.crt"}"',
         ]
         for service in ("gateway", "generation", "model", "runtime", "engine"):

@@ -1,5 +1,5 @@
 """Streams read on one host: python -m tests.hosts.streams GATEWAY TLS_DIR STREAMS TOKENS
-[SECONDS [ADAPTER]].
+[SECONDS [MODEL]].
 
 With SECONDS, each is followed by others until so many have passed.
 
@@ -22,17 +22,12 @@ BEGUN_TOKENS = 20
 
 
 async def read(
-    client: MeshClient, max_tokens: int, begun: asyncio.Event, adapter: str = ""
+    client: MeshClient, max_tokens: int, begun: asyncio.Event, model: str
 ) -> dict[str, Any]:
     tokens: list[int] = []
     resumptions, engine = 0, ""
     events = client.generate(
-        "pocket",
-        prompt=PROMPT,
-        max_tokens=max_tokens,
-        ignore_eos=True,
-        timeout_s=120,
-        adapter=adapter,
+        model, prompt=PROMPT, max_tokens=max_tokens, ignore_eos=True, timeout_s=120
     )
     try:
         async for event in events:
@@ -51,12 +46,12 @@ async def read(
 
 
 async def read_for(
-    client: MeshClient, max_tokens: int, begun: asyncio.Event, seconds: float, adapter: str
+    client: MeshClient, max_tokens: int, begun: asyncio.Event, seconds: float, model: str
 ) -> list[dict[str, Any]]:
     until_s = time.monotonic() + seconds
-    outcomes = [await read(client, max_tokens, begun, adapter)]
+    outcomes = [await read(client, max_tokens, begun, model)]
     while time.monotonic() < until_s:
-        outcomes.append(await read(client, max_tokens, begun, adapter))
+        outcomes.append(await read(client, max_tokens, begun, model))
     return outcomes
 
 
@@ -66,13 +61,13 @@ async def main(
     streams: str,
     max_tokens: str,
     seconds: str = "0",
-    adapter: str = "",
+    model: str = "pocket",
 ) -> None:
     tls = CertificateFiles.of_role(Path(tls_dir), "client")
     async with MeshClient(address, tls=tls, attempts=1) as client:
         events = [asyncio.Event() for _ in range(int(streams))]
         reading = [
-            asyncio.create_task(read_for(client, int(max_tokens), begun, float(seconds), adapter))
+            asyncio.create_task(read_for(client, int(max_tokens), begun, float(seconds), model))
             for begun in events
         ]
         for begun in events:

@@ -15,6 +15,9 @@ from tests.hosts.network import Network
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(240)]
 START_TIMEOUT_S = 180
+# A busy machine may keep a process from its processor for longer than the default. After 5 s gRPC
+# ends connections that do not answer.
+SILENCE_S = "3"
 END_TIMEOUT_S = 60
 # A stream, from a client on the host of rank 0; prints a line for each message with tokens.
 STREAM = """
@@ -69,6 +72,7 @@ def test_a_host_that_is_cut_off_ends_the_group_everywhere(
     for rank, name in enumerate("abc"):
         log = tmp_path / f"{name}.log"
         place = ("--group-size", "3", "--group-rank", str(rank), *leader)
+        place = (*place, "--group-silence-s", SILENCE_S)
         listen = ("--group-listen", f"{network[name].address}:0")
         allowed = ("--insecure-listen", "--insecure-group")
         ranks.append(network[name].start(*engine, *place, *listen, *allowed, log=log))
@@ -83,5 +87,7 @@ def test_a_host_that_is_cut_off_ends_the_group_everywhere(
 
     network.split(("a", "b"), ("c",))
     assert all(rank.wait(END_TIMEOUT_S) != 0 for rank in ranks)
-    for name in "abc":
-        assert "silent for" in (tmp_path / f"{name}.log").read_text()
+    said = {name: (tmp_path / f"{name}.log").read_text() for name in "abc"}
+    assert "silent for" in said["c"]
+    # Of the two that reach each other, one may end because the other has ended before.
+    assert "silent for" in said["a"] + said["b"]

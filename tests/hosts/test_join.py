@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxmesh_launcher.authority import write_self_signed
 from mlxmesh_launcher.hosts.join_token import parse_token
+from tests.fakes.lora_adapters import random_layers, write_mlx_lm
 from tests.hosts.joined_hosts import CHECKS, STREAMS, TOKENS, JoinedHosts, JoinHost
 from tests.hosts.network import Host, Network
 from tests.hosts.setup import until
@@ -27,10 +29,14 @@ def somebody_in_between(host: Host, port: int, folder: Path) -> Generator[None]:
     pair = (folder / "other.crt", folder / "other.key")
     log = folder / "other.log"
     process = host.start(sys.executable, "-c", OTHER_SERVER, str(port), *pair, log=log)
-    until(lambda: log.read_text().startswith("listening"))
-    yield
-    process.terminate()
-    process.wait(10)
+    try:
+        until(lambda: log.read_text().startswith("listening"))
+        yield
+        # It writes what it got once the other side has left, which may tell its user before.
+        until(lambda: "sent: " in log.read_text())
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 OTHER_SERVER = """
@@ -74,14 +80,42 @@ def test_host_b_serves_by_engines_of_host_a(mesh: JoinedHosts, tmp_path: Path) -
     assert {len(outcome["tokens"]) for outcome in outcomes} == {TOKENS}
 
 
+def test_an_adapter_travels_to_host_b(mesh: JoinedHosts, tmp_path: Path) -> None:
+    shapes = {f"model.layers.{layer}.self_attn.q_proj": (160, 160) for layer in range(4)}
+    layers = random_layers(shapes, rank=4, seed=1, size=0.5)
+    source = write_mlx_lm(mesh.a.folder / "french", layers, scale=2.0, config={"num_layers": 4})
+    added = json.loads(mesh.a.run(f"mlxmesh adapters add french {source} --model pocket --json"))
+
+    def tokens(model: str, engines: str) -> list[int]:
+        """The same of all streams, from engines of one host."""
+        outcomes = mesh.a.streams(tmp_path / f"{model}-{engines}", model)
+        assert {outcome["engine"] for outcome in outcomes} <= set(mesh.engines_of(engines))
+        [same] = {tuple(outcome["tokens"]) for outcome in outcomes}
+        return list(same)
+
+    plain, adapted = tokens("pocket", "a"), tokens("pocket:french", "a")
+    assert adapted != plain
+    fetched = mesh.b.data_dir / "fetched"
+    assert not fetched.exists()
+    mesh.drain_runtime_of_a()
+    assert tokens("pocket:french", "b") == adapted
+    assert (fetched / added["digest"] / "adapters.safetensors").is_file()
+
+
 def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: Path) -> None:
     mesh.load_on_both()
+    outcomes: list[dict[str, Any]] = []
+
+    def both_used() -> bool:
+        """Generation finds a new engine a moment after it is listed."""
+        outcomes.extend(mesh.a.streams(tmp_path / f"a-{len(outcomes)}"))
+        used = {outcome["engine"] for outcome in outcomes}
+        return all(used & set(mesh.engines_of(name)) for name in "ab")
+
+    until(both_used)
     fetched = [path for path in mesh.b.data_dir.glob("fetched/*") if path.name != "_store"]
-    assert [(path / "model.safetensors").is_file() for path in fetched] == [True]
-    outcomes = mesh.a.streams(tmp_path / "a")
-    used = {outcome["engine"] for outcome in outcomes}
-    for name in "ab":
-        assert used & set(mesh.engines_of(name)), (name, used)
+    of_models = [path for path in fetched if not (path / "adapters.safetensors").exists()]
+    assert [(path / "model.safetensors").is_file() for path in of_models] == [True]
     assert len({tuple(outcome["tokens"]) for outcome in outcomes}) == 1
 
 
@@ -89,7 +123,9 @@ def test_the_agents_reach_every_process_the_launchers_too(mesh: JoinedHosts) -> 
     def all_pass() -> bool:
         for host in (mesh.a, mesh.b):
             found = host.agent_checks()
-            assert {"mlxmesh-launcher", "mlxmesh-runtime"} <= {name for name, _ in found}
+            names = {name for name, _ in found}
+            if not {"mlxmesh-launcher", "mlxmesh-runtime"} <= names:
+                return False
             if not all("success" in output for _, output in found):
                 return False
         return True
@@ -145,7 +181,7 @@ def test_host_b_goes_on_while_host_a_is_cut_off_and_is_back(
 ) -> None:
     mesh.load_on_both()
     mesh.network.split("a", "b")
-    until(lambda: mesh.a.hosts()["b"]["state"] == "away")
+    until(lambda: mesh.a.sees("b") == "away")
     outcomes = mesh.b.streams(tmp_path / "cut")
     assert [outcome.get("reason") for outcome in outcomes] == [None] * STREAMS
     assert {len(outcome["tokens"]) for outcome in outcomes} == {TOKENS}
@@ -158,14 +194,14 @@ def test_host_b_comes_back_without_a_token_and_is_removed_once_it_has_stopped(
     mesh: JoinedHosts,
 ) -> None:
     mesh.b.run("mlxmesh down")
-    until(lambda: mesh.a.hosts()["b"]["state"] == "away")
+    until(lambda: mesh.a.sees("b") == "away")
     mesh.b.run("mlxmesh up --detach")
     # Its engine may have a successor on host a by now.
     until(mesh.b_serves)
     assert "still runs" in mesh.a.refused("mlxmesh hosts remove b --yes")
     mesh.b.run("mlxmesh down")
     begun_s = time.monotonic()
-    until(lambda: mesh.a.hosts()["b"]["state"] == "away")
+    until(lambda: mesh.a.sees("b") == "away")
     mesh.a.run("mlxmesh hosts remove b --yes")
     assert set(mesh.a.hosts()) == {"a"}
     print(f"host b was away {time.monotonic() - begun_s:.1f} s after it had stopped")

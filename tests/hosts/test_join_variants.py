@@ -93,5 +93,5 @@ def test_hosts_reach_each_other_over_ipv6(hosts: JoinedHosts, tmp_path: Path) ->
     assert {name: row["address"] for name, row in found.items()} == {"a": a, "b": b}
     check_both_serve(hosts, tmp_path)
     hosts.b.run("mlxmesh down")
-    until(lambda: hosts.a.hosts()["b"]["state"] == "away")
+    until(lambda: hosts.a.sees("b") == "away")
     hosts.a.run("mlxmesh hosts remove b --yes")

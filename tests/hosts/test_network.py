@@ -34,16 +34,17 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"told", (sys.argv[1], 7
 """
 # A mebibyte for each connection by TCP, and an echo by UDP.
 SERVE_MEBIBYTE = """
-import socket, threading
+import contextlib, socket, threading
+echoed = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+echoed.bind(("0.0.0.0", 7003))
 def echo():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echoed:
-        echoed.bind(("0.0.0.0", 7003))
-        while True:
-            echoed.sendto(*echoed.recvfrom(100))
+    while True:
+        echoed.sendto(*echoed.recvfrom(100))
 threading.Thread(target=echo).start()
 with socket.create_server(("0.0.0.0", 7003)) as server:
     while True:
-        with server.accept()[0] as connection:
+        # Who only asks whether it listens leaves at once.
+        with server.accept()[0] as connection, contextlib.suppress(OSError):
             connection.sendall(bytes(2**20))
 """
 FETCH_MEBIBYTE = """
@@ -56,10 +57,11 @@ with socket.create_connection((sys.argv[1], 7003), 30) as connection:
         size += len(data)
 print(size, took_s)
 """
+# How many datagrams come back; the last argument is how long to wait for one.
 ECHOES = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-    asked.settimeout(1)
+    asked.settimeout(float(sys.argv[3]))
     for number in range(int(sys.argv[2])):
         asked.sendto(b"%d" % number, (sys.argv[1], 7003))
     came = 0
@@ -82,15 +84,22 @@ def network(tmp_path: Path) -> Iterator[Network]:
         yield network
 
 
-def reaches(one: Host, other: str) -> bool:
-    return one.run(sys.executable, "-c", ASK, other).returncode == 0
+def reaches(one: Host, other: str, port: int = 7000) -> bool:
+    asked = ASK.replace("7000", str(port))
+    return one.run(sys.executable, "-c", asked, other).returncode == 0
 
 
-def until_reached(one: Host, other: str) -> None:
-    deadline_s = time.monotonic() + 30
-    while not reaches(one, other):
+def until_reached(one: Host, other: str, port: int = 7000) -> None:
+    deadline_s = time.monotonic() + 60
+    while not reaches(one, other, port):
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
+
+
+def echoes(one: Host, other: str, sent: int, wait_s: float) -> int:
+    done = one.run(sys.executable, "-c", ECHOES, other, str(sent), str(wait_s))
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
 
 
 def test_hosts_reach_each_other_until_they_are_cut_off(network: Network) -> None:
@@ -100,7 +109,7 @@ def test_hosts_reach_each_other_until_they_are_cut_off(network: Network) -> None
         until_reached(one, other.address_v6)
 
     network.split(("a", "b"), ("c",))
-    assert reaches(a, b.address)
+    until_reached(a, b.address)
     assert not reaches(a, c.address)
     assert not reaches(c, b.address_v6)
 
@@ -120,7 +129,7 @@ def test_packets_pass_one_way_only(network: Network, tmp_path: Path) -> None:
     assert not reaches(a, b.address_v6)
     assert a.run(sys.executable, "-c", TELL, b.address).returncode == 0
     until(lambda: log.read_text() == "hearing\nb'told'\n")
-    assert reaches(a, c.address)
+    until_reached(a, c.address)
 
     network.unblock("b", "a")
     until_reached(a, b.address)
@@ -131,6 +140,7 @@ def test_a_degraded_link_delays_and_loses_packets_and_tcp_gets_through(network: 
     a, b = network["a"], network["b"]
     until_reached(a, b.address)
     b.start(sys.executable, "-c", SERVE_MEBIBYTE, log=Path("/dev/null"))
+    until_reached(a, b.address, 7003)
     network.degrade("b", delay_s=0.02, loss=0.1)
     until_reached(a, b.address)
     fetched = a.run(sys.executable, "-c", FETCH_MEBIBYTE, b.address)
@@ -140,12 +150,10 @@ def test_a_degraded_link_delays_and_loses_packets_and_tcp_gets_through(network: 
     assert float(least_s) >= 0.04
 
     sent = 200
-    came = int(a.run(sys.executable, "-c", ECHOES, b.address, str(sent)).stdout)
-    assert 0 < came < sent
+    assert 0 < echoes(a, b.address, sent, wait_s=3) < sent
 
     network.restore("b")
-    came = int(a.run(sys.executable, "-c", ECHOES, b.address, str(sent)).stdout)
-    assert came == sent
+    assert echoes(a, b.address, sent, wait_s=30) == sent
 
 
 def test_each_host_has_a_name_and_a_loopback_of_its_own(network: Network) -> None:
@@ -195,9 +203,7 @@ with socket.create_connection((sys.argv[1], 7004), 30) as connection:
 def test_it_is_known_when_a_connection_last_had_data(network: Network, tmp_path: Path) -> None:
     a, b = network["a"], network["b"]
     b.start(sys.executable, "-c", SEND, log=Path("/dev/null"))
-    until(
-        lambda: a.run(sys.executable, "-c", ASK.replace("7000", "7004"), b.address).returncode == 0
-    )
+    until_reached(a, b.address, 7004)
     assert a.heard_s([b.address], except_port=1) == []
     log = tmp_path / "received.log"
     begun_s = time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_launcher.authority import read_certificates
+from mlxmesh_launcher.certificate_directory import read_certificates
 from tests.hosts.joined_hosts import SERVICES, TOKENS, JoinedHosts, JoinHost
 from tests.hosts.network import Network
 from tests.hosts.setup import until

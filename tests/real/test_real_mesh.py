@@ -40,15 +40,16 @@ def test_registered_and_loaded_it_answers(mesh, gguf_file, options):
     assert mesh.command("unload", name).returncode == 0
 
 
-def test_the_demo_answers_with_it(gguf_file):
+def test_the_demo_answers_with_it_in_two_ranks(gguf_file):
     result = subprocess.run(
-        [sys.executable, "-m", "mlxmesh_launcher.demo", NAME],
+        [sys.executable, "-m", "mlxmesh_launcher.demo", NAME, "--group", "2"],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "an engine of 2 ranks" in result.stdout
     assert f"smollm2: {ANSWER}" in result.stdout
 
 

@@ -7,15 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 
 from mlxmesh_model.gguf.conversion import convert
-from tests.fakes import random_grammars
+from tests.fakes import random_grammars, random_schemas
 from tests.fakes.constrained_rig import ConstrainedRig
-from tests.fakes.random_schemas import BATCHES, check, suite
+from tests.fakes.random_languages import Language, check, suite
 
 END = 2
 """<|im_end|>"""
@@ -32,15 +31,13 @@ def smollm2(gguf_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.mark.timeout(TIMEOUT_S)
 @suite(int(os.environ.get("SCHEMA_BATCHES", "2")))
-@given(BATCHES)
-def test_what_ends_validates(smollm2: ConstrainedRig, schemas: list[Any]) -> None:
+@given(random_schemas.BATCHES)
+def test_what_ends_validates(smollm2: ConstrainedRig, schemas: list[Language]) -> None:
     check(smollm2, schemas)
 
 
 @pytest.mark.timeout(TIMEOUT_S)
 @suite(int(os.environ.get("SCHEMA_BATCHES", "2")))
 @given(random_grammars.BATCHES)
-def test_what_ends_is_allowed(
-    smollm2: ConstrainedRig, languages: list[random_grammars.Language]
-) -> None:
-    random_grammars.check(smollm2, languages)
+def test_what_ends_is_allowed(smollm2: ConstrainedRig, languages: list[Language]) -> None:
+    check(smollm2, languages)

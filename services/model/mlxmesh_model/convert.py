@@ -211,7 +211,12 @@ def to_version(
 
 def _to_group(group: Group) -> model_pb2.ReplicaGroup:
     ranks = [
-        model_pb2.ReplicaRank(rank=each.rank, runtime_id=each.runtime_id, host=each.host)
+        model_pb2.ReplicaRank(
+            rank=each.rank,
+            runtime_id=each.runtime_id,
+            host=each.host,
+            round_trip_us=each.round_trip_us,
+        )
         for each in group.ranks
     ]
     return model_pb2.ReplicaGroup(engine_id=group.engine_id, ranks=ranks)

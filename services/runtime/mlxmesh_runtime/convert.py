@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
@@ -73,6 +74,7 @@ def host_rank_request(spec: EngineSpec, place: RankPlace) -> pb.HostRankRequest:
         ),
         rank=place.rank,
         leader=place.leader,
+        share_ppm=place.share_ppm,
     )
 
 
@@ -93,7 +95,7 @@ def rank_state_from(response: pb.HostRankResponse) -> RankState:
 
 def place_from(request: pb.HostRankRequest) -> RankPlace:
     """Which rank to run, and whom it follows."""
-    return RankPlace(request.rank, request.leader)
+    return RankPlace(request.rank, request.leader, request.share_ppm)
 
 
 def _files_to(files: ModelFiles) -> pb.ModelFiles:
@@ -134,7 +136,12 @@ def engine_to(
         idle_ms=load.idle_ms,
         background_sequences=load.background,
         ranks=[
-            pb.Rank(rank=each.rank, runtime_id=each.runtime_id, pid=each.pid)
+            pb.Rank(
+                rank=each.rank,
+                runtime_id=each.runtime_id,
+                pid=each.pid,
+                round_trip_us=_microseconds(each.round_trip_ms),
+            )
             for each in record.ranks
         ],
     )
@@ -145,6 +152,11 @@ def engine_to(
     if record.started_at is not None:
         engine.start_time.CopyFrom(_timestamp(record))
     return engine
+
+
+def _microseconds(round_trip_ms: float) -> int:
+    """0 if it is not known, or if the rank runs on the same runtime."""
+    return round(round_trip_ms * 1000) if math.isfinite(round_trip_ms) else 0
 
 
 def failure_to(failure: EngineFailure) -> Failure:

@@ -15,21 +15,26 @@ from pathlib import Path
 
 import psutil
 
+from mlxmesh_runtime.engine_record import EngineSpec
 from mlxmesh_runtime.memory_guard import ENGINE_OVERHEAD_BYTES, Memory, wired_limit_bytes
+from mlxmesh_runtime.rank_placement import PPM
 
 
-def needed_bytes(model_dir: Path, draft_dir: Path | None = None, group_size: int = 1) -> int:
-    """The minimum memory for an engine of this model: the weights as shipped, and the process.
+def needed_bytes(spec: EngineSpec, share_ppm: int = 0) -> int:
+    """The minimum memory for an engine: the weights as shipped, and the process.
 
-    draft_dir: of the draft model that it loads too. group_size: the ranks that share the weights.
+    share_ppm: of the weights, for a rank of a group; 0 for an equal part.
 
     An engine on a CPU expands weights to float32 only if memory allows it, so the expanded size
     does not count.
     """
-    folders = [model_dir] if draft_dir is None else [model_dir, draft_dir]
+    draft_dir = spec.options.draft_dir
+    folders = [spec.model_dir] if draft_dir is None else [spec.model_dir, draft_dir]
     files = [file for folder in folders for file in folder.glob("*.safetensors")]
-    weights_bytes = sum(file.stat().st_size for file in files)
-    return weights_bytes // group_size + ENGINE_OVERHEAD_BYTES
+    # Of files that are not at their path, only the sizes of the weights are known.
+    weights_bytes = max(sum(file.stat().st_size for file in files), spec.weights_bytes)
+    part_bytes = weights_bytes * share_ppm // PPM if share_ppm else weights_bytes // spec.group_size
+    return part_bytes + ENGINE_OVERHEAD_BYTES
 
 
 _DISTRIBUTIONS = ("mlx", "mlx-lm", "grpcio", "mlxmesh")

@@ -23,6 +23,8 @@ class RankPlace:
 
     rank: int
     leader: str
+    share_ppm: int = 0
+    """Its part of the layers, in millionths; 0 for parts of equal size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class EngineCommand:
         }
         if place is not None:
             flags |= {"group_rank": place.rank, "group_leader": place.leader}
+            flags |= {"group_share_ppm": place.share_ppm or None}
         return [*self.program, *_arguments(flags)]
 
     def _options(self, spec: EngineSpec) -> EngineOptions:

@@ -112,6 +112,7 @@ class RankRecord:
     rank: int
     runtime_id: str
     pid: int  # on the host of that runtime
+    round_trip_ms: float = 0.0  # from the runtime of rank 0, when the rank was placed
 
 
 @dataclass(frozen=True, kw_only=True)

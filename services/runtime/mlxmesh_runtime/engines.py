@@ -17,7 +17,6 @@ from mlxmesh_runtime.files.file_fetch import Progress
 from mlxmesh_runtime.hosted_ranks import HostedRanks
 from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.memory_guard import (
-    ENGINE_OVERHEAD_BYTES,
     EngineMemory,
     Memory,
     MemoryLimits,
@@ -98,7 +97,7 @@ class Engines:
         if self._closing:
             raise Draining("the runtime is shutting down; use another runtime")
         self._check_files(spec.model_dir, "engine.model_dir", spec.files)
-        needed = self._check_memory(spec, memory)
+        needed = self._check_memory(spec, memory, place.share_ppm)
         async with aclosing(self._hosted.run(spec, place, needed)) as states:
             async for state in states:
                 yield state
@@ -238,11 +237,9 @@ class Engines:
         if problem:
             raise InvalidArgument(f"{field} {problem}: {model_dir}", field=field)
 
-    def _check_memory(self, spec: EngineSpec, memory: Memory) -> int:
+    def _check_memory(self, spec: EngineSpec, memory: Memory, share_ppm: int = 0) -> int:
         """What the engine will at least need. Raises: InsufficientMemory."""
-        needed = needed_bytes(spec.model_dir, spec.options.draft_dir, spec.group_size)
-        # Of files that are not at their path, only the sizes of the weights are known.
-        needed = max(needed, ENGINE_OVERHEAD_BYTES + spec.weights_bytes // spec.group_size)
+        needed = needed_bytes(spec, share_ppm)
         check_fits(
             needed_bytes=needed,
             memory=memory,

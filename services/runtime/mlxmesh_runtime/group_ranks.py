@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from mlxmesh_runtime.device import needed_bytes
 from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import EngineSpec, RankRecord
+from mlxmesh_runtime.rank_placement import PPM, Candidate, Placement, Proposal
 from mlxmesh_runtime.rank_state import RankState
 from mlxmesh_shared.errors import EngineLost, MeshError, NoRuntime
 
@@ -25,21 +25,13 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A runtime that could run a rank."""
-
-    runtime_id: str
-    available_bytes: int
-
-
 class Runtimes(Protocol):
     """The runtimes of the mesh, this one included."""
 
     own_id: str
 
     async def candidates(self) -> Sequence[Candidate]:
-        """Those that respond."""
+        """Those that could be asked to run a rank."""
         ...
 
     def hold(self, runtime_id: str, spec: EngineSpec, place: RankPlace) -> AsyncIterator[RankState]:
@@ -101,30 +93,41 @@ class GroupRanks:
             address = await self._in_time(leader)
             if self._runtimes is None:
                 raise NoRuntime("this runtime cannot run groups")
-            places = Counter({self._runtimes.own_id: 1})
+            placement = Placement(
+                await self._runtimes.candidates(),
+                own_id=self._runtimes.own_id,
+                size=self._spec.group_size,
+                needed_bytes=needed_bytes(self._spec),
+                by_memory=self._spec.options.group_split == "pipeline",
+            )
             for rank in range(1, self._spec.group_size):
-                await self._place(RankPlace(rank, address), places, self._runtimes)
+                await self._place(rank, address, placement, self._runtimes)
             self._placed.set()
         except MeshError as error:
             self._lose(error)
 
-    async def _place(self, place: RankPlace, places: Counter[str], runtimes: Runtimes) -> None:
+    async def _place(
+        self, rank: int, leader: str, placement: Placement, runtimes: Runtimes
+    ) -> None:
         """Raises: NoRuntime if no runtime runs the rank."""
-        refusals: list[str] = []
-        for candidate in ordered(await runtimes.candidates(), places):
-            stream = runtimes.hold(candidate.runtime_id, self._spec, place)
+        while proposal := placement.propose():
+            runtime_id = proposal.candidate.runtime_id
+            place = RankPlace(rank, leader, proposal.share_ppm)
+            stream = runtimes.hold(runtime_id, self._spec, place)
             try:
                 pid = await self._pid(stream)
             except MeshError as error:
-                refusals.append(f"{candidate.runtime_id}: {error.message}")
+                placement.refuse(proposal.candidate, error.message)
                 continue
-            record = RankRecord(place.rank, candidate.runtime_id, pid)
-            self._records[place.rank] = record
-            places[candidate.runtime_id] += 1
+            placement.accept(proposal)
+            _log.info("rank %d of %s runs on %s", rank, self._spec.engine_id, _where(proposal))
+            record = RankRecord(rank, runtime_id, pid, proposal.candidate.round_trip_ms)
+            self._records[rank] = record
             self._holding.append(asyncio.create_task(self._hold(record, stream)))
             return
+        refusals = [f"{runtime_id}: {why}" for runtime_id, why in placement.refusals.items()]
         why = "; ".join(refusals) or "no runtime responds"
-        raise NoRuntime(f"no runtime can run rank {place.rank} of the group: {why}")
+        raise NoRuntime(f"no runtime can run rank {rank} of the group: {why}")
 
     async def _pid(self, stream: AsyncIterator[RankState]) -> int:
         """That of the rank, once its runtime has the files. Raises: MeshError."""
@@ -157,9 +160,12 @@ class GroupRanks:
             self._lost.set_result(error)
 
 
-def ordered(candidates: Sequence[Candidate], places: Counter[str]) -> list[Candidate]:
-    """Those with the fewest ranks of the group first, then those with the most free memory."""
-    return sorted(
-        candidates,
-        key=lambda each: (places[each.runtime_id], -each.available_bytes, each.runtime_id),
-    )
+def _where(proposal: Proposal) -> str:
+    """Where a rank runs, with the figures that its place was chosen by."""
+    candidate = proposal.candidate
+    memory = f"{candidate.available_bytes / 2**20:,.0f} MiB for ranks"
+    share = f", {proposal.share_ppm / PPM:.1%} of the layers" if proposal.share_ppm else ""
+    round_trip = f"round trip {candidate.round_trip_ms:.2f} ms"
+    if not math.isfinite(candidate.round_trip_ms):
+        round_trip = "round trip not measured"
+    return f"{candidate.runtime_id} ({round_trip}, {memory}{share})"

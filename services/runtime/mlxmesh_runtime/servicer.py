@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc.aio import ServicerContext
 
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
@@ -13,6 +16,7 @@ from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.files.fetches import Fetches
 from mlxmesh_runtime.files.wanted import Wanted
 from mlxmesh_runtime.memory_watch import MemoryWatch
+from mlxmesh_runtime.rank_reach import check_reach, own_addresses
 from mlxmesh_shared.errors import InvalidArgument, NotImplementedYet
 
 DEFAULT_PAGE_SIZE = 100
@@ -103,8 +107,9 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         return convert.runtime_info_to(self._device, status, runtime_id=self._runtime_id)
 
     async def HostRank(
-        self, request: pb.HostRankRequest, context: object
+        self, request: pb.HostRankRequest, context: ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.HostRankResponse]:
+        check_reach(request.leader, context.peer(), own_addresses())
         spec, place = convert.spec_from(request.engine), convert.place_from(request)
         async for state in self._engines.host_rank(spec, place):
             yield convert.rank_state_to(state)

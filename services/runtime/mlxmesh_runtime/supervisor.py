@@ -34,6 +34,9 @@ from mlxmesh_runtime.lifecycle import EngineState, check_transition
 
 _log = logging.getLogger(__name__)
 
+DEREGISTER_WAIT_S = 0.5
+"""A registry that is away holds up a restart for so long."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RestartLimits:
@@ -63,6 +66,7 @@ class Supervisor:
         self._run = EngineRun(spec, host)
         self._ready_at_s: float | None = None
         self._task: asyncio.Task[None] | None = None
+        self._deregistering: set[asyncio.Task[None]] = set()
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -98,6 +102,7 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._deregistered()
         await self._log_errors(self._run.deregister())
 
     async def _keep_running(self) -> None:
@@ -111,6 +116,7 @@ class Supervisor:
                     with attempt:
                         await self._run_once()
         except EngineDown as down:
+            await self._deregistered()  # a new start of this engine has its id there
             self._transition(EngineState.FAILED)
             cause = "cannot run its model" if down.failure.permanent else "failed too often"
             _log.error("engine %s %s and is not restarted", self._id, cause)
@@ -154,6 +160,7 @@ class Supervisor:
             await self._run.locate_files()
             pid = await self._run.spawn()
             self._transition(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
+            await self._deregistered()  # all runs have the same id there
             address = await self._run.wait_until_ready()
             self._transition(EngineState.READY, address=address, ranks=self._run.ranks)
             self._ready_at_s = time.monotonic()
@@ -178,9 +185,18 @@ class Supervisor:
     async def _record_failure(self, failure: EngineFailure) -> None:
         """Deregister and end what is left of the run, then record its failure."""
         _log.warning("engine %s: %s", self._id, failure.message)
-        await self._log_errors(self._run.deregister())
+        deregister = self._log_errors(self._run.deregister())
+        task = asyncio.create_task(deregister, name=f"deregister {self._id}")
+        self._deregistering.add(task)
+        task.add_done_callback(self._deregistering.discard)
+        await self._deregistered(DEREGISTER_WAIT_S)
         await self._log_errors(self._run.stop(grace_s=0))
         self._transition(EngineState.BACKOFF, address="", pid=0, ranks=(), last_failure=failure)
+
+    async def _deregistered(self, timeout_s: float | None = None) -> None:
+        """Wait until the runs that failed are deregistered, but not longer than the timeout."""
+        if self._deregistering:
+            await asyncio.wait(self._deregistering, timeout=timeout_s)
 
     async def _log_errors(self, cleanup: Coroutine[Any, Any, None]) -> None:
         """Log the errors of a cleanup: no registry and no full disk may end the supervision."""

@@ -66,7 +66,10 @@ async def test_vectors_and_what_an_engine_of_embeddings_refuses(tmp_path: Path):
             await stub.Encode(slow)
         # And it drains: a call that runs gets its answer.
         running = asyncio.ensure_future(stub.Encode(request))
-        await asyncio.sleep(0.05)
+        while not running.done():
+            load = (await stub.GetEngineInfo(pb.GetEngineInfoRequest())).load
+            if load.running or load.waiting:
+                break
         os.kill(process.process.pid, signal.SIGTERM)
         assert len((await running).vectors) == len(TEXTS)
         assert await process.ended() == 0

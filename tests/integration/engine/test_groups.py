@@ -4,26 +4,22 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_engine.forward.loader import read_model
-from mlxmesh_engine.groups.sharding import choose_split, divide
-from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
+from mlxmesh_engine.groups.sharding import choose_split, divide, possible_sizes
+from mlxmesh_engine.scheduling.request import Sampling
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument, MeshError
-from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.group_engines import PATIENT_S, Group, group, spawned, submit
-from tests.fakes.reference_sampling import contest
+from tests.fakes.group_outputs import assert_same
 from tests.fakes.tiny_model import VOCAB_SIZE, write_model
 from tests.matrix.examination import write_architecture
 
-# Rounding alone may swap two scores that are closer than this.
-_ROUNDING = 1e-4
-_MAX_TOKENS = 12
 pytestmark = pytest.mark.timeout(300)
 _CANCELLED = engine_pb2.ENGINE_FINISH_REASON_CANCELLED
 
@@ -38,38 +34,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(number: int, tokens: int) -> tuple[int, ...]:
     draw = np.random.default_rng(number).integers(3, VOCAB_SIZE, tokens)
     return tuple(int(token) for token in draw)
-
-
-def alone(model: Path, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> list[list[int]]:
-    """What one process generates, each prompt for itself."""
-    loaded = load_model(model, cpu_forward=False)
-    outputs: list[list[int]] = []
-    for prompt in prompts:
-        rig = Rig(loaded)
-        request = SequenceRequest((STREAM, 1), prompt, _MAX_TOKENS, sampling=sampling)
-        outputs.append(rig.submit(request).run().tokens(1))
-    return outputs
-
-
-def assert_same(
-    model: Path,
-    prompts: Sequence[tuple[int, ...]],
-    sampling: Sampling,
-    tokens: Sequence[list[int]],
-) -> None:
-    """Equal to one process, except after a tie, which rounding may break either way."""
-    for prompt, expected, actual in zip(
-        prompts, alone(model, prompts, sampling), tokens, strict=True
-    ):
-        assert len(actual) == _MAX_TOKENS
-        if actual == expected:
-            continue
-        pairs = zip(expected, actual, strict=True)
-        at = next(at for at, (one, other) in enumerate(pairs) if one != other)
-        output = expected[:at]
-        scores = scores_after(load_model(model), [*prompt, *output])[-1]
-        race = contest(scores, sampling, prompt=prompt, output=output)
-        assert abs(race[expected[at]] - race[actual[at]]) < _ROUNDING
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -138,13 +102,43 @@ async def test_a_group_divided_by_layers_generates_the_tokens_of_one_process(
             assert "Traceback" not in await rank.errors()
 
 
+@pytest.mark.parametrize("counts", [[1, 3], [1, 2, 1]], ids=str)
+async def test_ranks_with_unequal_shares_generate_the_tokens_of_one_process(
+    tmp_path: Path, counts: list[int]
+) -> None:
+    layers = sum(counts)
+    model = write_architecture(
+        tmp_path / "model", "deepseek_v3", num_hidden_layers=layers, vocab_size=VOCAB_SIZE
+    )
+    shares = [count * 1_000_000 // layers for count in counts]
+    prompts = [text(number, tokens) for number, tokens in enumerate((3, 40, 150), 1)]
+    async with group(model, len(counts), "--group-split", "pipeline", shares=shares) as ranks:
+        greedy = await ranks.run(*(submit(at, prompt) for at, prompt in enumerate(prompts, 1)))
+        assert_same(model, prompts, Sampling(), [*greedy.values()])
+        ranks.ranks[0].process.terminate()
+        for rank in ranks.ranks:
+            assert await rank.ended() == 0
+            assert f"layers by rank: {', '.join(map(str, counts))}" in await rank.errors()
+
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_WINDOWS = {"layer_types": [_FULL, _SLIDING, _SLIDING, _FULL], "sliding_window": 32}
+
+
 @pytest.mark.parametrize(
-    ("name", "split"), [("qwen3_5", "pipeline"), ("qwen3_5", "tensor"), ("gpt_oss", "tensor")]
+    ("name", "split", "changes"),
+    [
+        ("qwen3_5", "pipeline", {}),
+        ("qwen3_5", "tensor", {}),
+        ("gpt_oss", "tensor", {}),
+        ("llama", "pipeline", _WINDOWS),
+    ],
 )
 async def test_a_model_with_layers_of_several_kinds_is_divided(
-    tmp_path: Path, name: str, split: str
+    tmp_path: Path, name: str, split: str, changes: dict[str, Any]
 ) -> None:
-    model = write_architecture(tmp_path / name, name, num_hidden_layers=4, vocab_size=VOCAB_SIZE)
+    changes = {"num_hidden_layers": 4, "vocab_size": VOCAB_SIZE, **changes}
+    model = write_architecture(tmp_path / name, name, **changes)
     prompts = [text(number, tokens) for number, tokens in enumerate((3, 40, 150), 1)]
     async with group(model, 2, "--group-split", split) as ranks:
         for _ in range(2):
@@ -167,7 +161,7 @@ async def test_a_rank_with_some_layers_is_lost_like_any_other(layered: Path) -> 
 @pytest.mark.parametrize(
     ("name", "layers", "why"),
     [
-        ("deepseek_v3", 1, "1 layers, too few for 2 ranks"),
+        ("deepseek_v3", 1, "1 layers, too few for 2 ranks with pipeline; set --group 1"),
         ("qwen3_5", 2, "the mix of layers of rank 1 differs"),
     ],
 )
@@ -231,6 +225,23 @@ async def test_no_rank_outlives_another(
             raise AssertionError("a stream ended without an error")
 
 
+async def test_a_rank_that_is_frozen_while_a_group_starts_ends_the_start(model: Path) -> None:
+    common = ("--model-dir", str(model), "--group-size", "3", "--group-silence-s", PATIENT_S)
+    common = (*common, "--group-start-silence-s", "2")
+    async with spawned(*common) as leader:
+        place = ("--group-leader", await leader.report("group_address"), "--group-rank")
+        async with spawned(*common, *place, "1") as frozen:
+            await leader.says("rank 1 joined")
+            frozen.process.send_signal(signal.SIGSTOP)
+            # The start begins with the last rank.
+            async with spawned(*common, *place, "2") as last:
+                assert await leader.ended() != 0
+                assert await last.ended() != 0
+                assert not any("address" in report for report in leader.reports)
+                frozen.process.send_signal(signal.SIGCONT)
+                assert await frozen.ended() != 0
+
+
 async def test_a_follower_that_is_asked_to_stop_lets_the_group_drain(model: Path) -> None:
     async with group(model, 2) as ranks:
         ranks.ranks[1].process.terminate()
@@ -258,19 +269,48 @@ class Three:
         return 0
 
 
+class Two(Three):
+    def size(self) -> int:
+        return 2
+
+
 @pytest.mark.parametrize(
-    ("name", "instead"),
+    ("name", "changes", "instead"),
     [
-        ("llama", "another group_size"),
-        ("deepseek_v3", "another group_size, or group_split pipeline"),
+        (
+            "llama",
+            {},
+            "it has 4 attention heads; "
+            "use --group 2, or --group 2 or less with --group-split pipeline",
+        ),
+        ("llama", {"num_hidden_layers": 3}, "; use --group 2, or --group-split pipeline"),
+        ("llama", {"num_key_value_heads": 1, "num_hidden_layers": 1}, "; set --group 1"),
+        ("exaone_moe", {}, "; use --group 2"),
     ],
 )
 def test_sizes_that_cannot_be_divided_are_refused_with_what_is_possible(
-    tmp_path: Path, name: str, instead: str
+    tmp_path: Path, name: str, changes: dict[str, Any], instead: str
 ) -> None:
-    model, _ = read_model(write_architecture(tmp_path / "model", name))
-    with pytest.raises(InvalidArgument, match=f"among 3 ranks: .*; choose {instead}$"):
+    model, _ = read_model(write_architecture(tmp_path / "model", name, **changes))
+    with pytest.raises(InvalidArgument, match=f"among 3 ranks with tensor: .*{instead}$"):
         divide(model, Three())
+
+
+def test_smollm2_can_be_divided_by_three_or_by_layers(tmp_path: Path) -> None:
+    """Its heads, in layers that are smaller than its own; packed, as its file is."""
+    model = write_model(
+        tmp_path, hidden=288, num_attention_heads=9, num_key_value_heads=3, layers=3, bits=4
+    )
+    whole, _ = read_model(model)
+    assert possible_sizes(whole) == [3]
+    divided, _ = read_model(model)
+    divide(divided, Three())
+    with pytest.raises(InvalidArgument) as refusal:
+        divide(whole, Two())
+    assert refusal.value.message == (
+        "this llama model cannot be divided among 2 ranks with tensor: it has 9 attention heads; "
+        "use --group 3, or --group-split pipeline"
+    )
 
 
 def test_an_architecture_that_was_not_compared_is_refused_by_name(tmp_path: Path) -> None:
@@ -282,6 +322,8 @@ def test_an_architecture_that_was_not_compared_is_refused_by_name(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "wanted", "chosen"),
     [
+        ("llama", "auto", "tensor"),
+        ("llama", "pipeline", "pipeline"),
         ("deepseek_v3", "auto", "tensor"),
         ("deepseek_v3", "tensor", "tensor"),
         ("deepseek_v3", "pipeline", "pipeline"),
@@ -297,7 +339,7 @@ def test_layers_are_divided_where_heads_cannot_be(
 
 @pytest.mark.parametrize(
     ("name", "wanted", "instead"),
-    [("llama", "pipeline", "tensor"), ("qwen3_next", "tensor", "pipeline")],
+    [("gpt_oss", "pipeline", "tensor"), ("qwen3_next", "tensor", "pipeline")],
 )
 def test_a_division_that_was_not_compared_is_refused_by_name(
     tmp_path: Path, name: str, wanted: str, instead: str

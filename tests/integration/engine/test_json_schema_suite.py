@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,14 @@ import pytest
 
 from mlxmesh_engine.scheduling.request import GrammarKind
 from mlxmesh_shared.errors import InvalidArgument
-from tests.fakes.constrained_rig import ConstrainedRig, constrained, write_text_model
-from tests.fakes.random_schemas import BATCH, check
+from tests.fakes.constrained_rig import ConstrainedRig, constrained
+from tests.fakes.random_languages import BATCH, check
+from tests.fakes.random_schemas import language
 from tests.fakes.tools import TOOLS
 
 SUITE = TOOLS.parent / "json-schema-suite"
 LEAST_ACCEPTED = 150
 """Of some 370; the others have keywords that cannot be enforced."""
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConstrainedRig]:
-    with closing(ConstrainedRig(write_text_model(tmp_path_factory.mktemp("text")))) as rig:
-        yield rig
 
 
 def suite_schemas() -> list[Any]:
@@ -48,8 +41,8 @@ def _is_accepted(rig: ConstrainedRig, schema: Any) -> bool:
 
 @pytest.mark.tools
 @pytest.mark.timeout(600)
-def test_what_ends_validates(rig: ConstrainedRig) -> None:
-    accepted = [schema for schema in suite_schemas() if _is_accepted(rig, schema)]
+def test_what_ends_validates(text_rig: ConstrainedRig) -> None:
+    accepted = [schema for schema in suite_schemas() if _is_accepted(text_rig, schema)]
     for start in range(0, len(accepted), BATCH):
-        check(rig, accepted[start : start + BATCH])
+        check(text_rig, [language(each) for each in accepted[start : start + BATCH]])
     assert len(accepted) >= LEAST_ACCEPTED

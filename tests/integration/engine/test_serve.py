@@ -21,7 +21,7 @@ async def test_a_dead_backend_ends_the_process_with_an_error() -> None:
     await asyncio.sleep(0)
     dead.set_exception(RuntimeError("[malloc] Unable to allocate"))
     with pytest.raises(EngineFailed, match="backend died"):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, 30)
 
 
 async def test_a_signal_ends_it_without_an_error() -> None:
@@ -29,7 +29,7 @@ async def test_a_signal_ends_it_without_an_error() -> None:
     waiting = asyncio.create_task(stopped_or_dead(dead))
     await asyncio.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 30)
     assert not dead.done()
 
 

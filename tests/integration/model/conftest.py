@@ -26,6 +26,7 @@ from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.artifacts.verification import Verification
+from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.hub.assembly import make_hub
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
@@ -50,7 +51,9 @@ from mlxmesh_shared.artifacts.blob_store import BlobStore
 from mlxmesh_shared.artifacts.disk import Disk
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from mlxmesh_shared.sql.schema import Schema
+from mlxmesh_shared.sql.urls import DatabaseUrl
+from tests.fakes.databases import sqlite_with_tables
 from tests.fakes.model_directory import write_model
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.runtime import FakeHost, FakeRuntime
@@ -93,10 +96,13 @@ class ModelService:
         """One version in its present state."""
         return (await self.model(model)).versions[0]
 
-    async def until(self, model: str, condition: Callable[[pb.ModelVersion], bool]) -> None:
-        """Waits until a version satisfies the condition."""
-        while not condition(await self.version(model)):
+    async def until(
+        self, model: str, condition: Callable[[pb.ModelVersion], bool]
+    ) -> pb.ModelVersion:
+        """Waits until a version satisfies the condition, and returns it as it was then."""
+        while not condition(version := await self.version(model)):
             await asyncio.sleep(0.01)
+        return version
 
 
 class Mesh:
@@ -108,7 +114,7 @@ class Mesh:
         self.events: list[Message] = []
         """The payloads published by the running service."""
         self.hub_endpoint = "http://127.0.0.1:9"
-        self.database: DatabaseUrl = SqliteFile(tmp_path / "model.db")
+        self.database: DatabaseUrl = sqlite_with_tables(tmp_path / "model.db", CATALOGUE)
         self.disk: Disk | None = None
         """Of services that are started from then on; None for the real one."""
         self.policies = PolicySettings()
@@ -259,6 +265,11 @@ class Mesh:
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def schema() -> Schema:
+    return CATALOGUE
 
 
 @pytest.fixture

@@ -121,8 +121,8 @@ async def test_a_version_that_was_damaged_while_it_runs_gets_no_more_replicas(me
     stored = (await service.store.model("pocket")).version(1)
     await service.store.record(stored.with_replicas((Replica("e", "r", Phase.PENDING),), None))
     await mesh.host()
-    await service.until("pocket@1", lambda v: v.failure.reason == "MODEL_FILES_DAMAGED")
-    assert (await service.version()).ready_replicas == 0
+    failed = await service.until("pocket@1", lambda v: v.failure.reason == "MODEL_FILES_DAMAGED")
+    assert failed.ready_replicas == 0
 
 
 async def test_prune_over_grpc(service, hub):

@@ -18,6 +18,7 @@ from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.database import open_database
 from mlxmesh_shared.sql.upgrade import make_engine
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from tests.fakes.closing import Closing
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
 
@@ -50,6 +51,11 @@ def copies_of_a_model(count: int) -> list[str]:
 
 def quoted(name: str) -> str:
     return f'"{name}"'
+
+
+@pytest.fixture
+def schema() -> None:
+    """These databases are empty in the beginning."""
 
 
 async def test_stores_can_open_an_empty_database_concurrently(database: DatabaseUrl) -> None:
@@ -90,15 +96,16 @@ async def test_a_version_number_is_never_reused(database: DatabaseUrl) -> None:
     assert (first, second, third, fourth) == (1, 2, 3, 4)
 
 
-async def test_more_models_than_the_parameters_of_a_statement(database: DatabaseUrl) -> None:
+async def test_more_models_than_the_parameters_of_a_statement(
+    closing: Closing, database: DatabaseUrl
+) -> None:
     """SQLite takes at most 32,766 of them, PostgreSQL's driver 32,767."""
-    store = await Store.open(database)
+    store = closing(await Store.open(database))
     await store.register("pocket", ARTIFACT)
     await run_sql(database, *copies_of_a_model(33_000))
     assert len(await store.models()) == 33_001
     assert len(await store.changes(0)) == 33_001
     assert len(await store.models(after="copy-1", limit=10)) == 10
-    await store.close()
 
 
 @pytest.mark.parametrize("revision", ["0099", "ffff"])

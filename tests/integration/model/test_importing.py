@@ -24,6 +24,7 @@ from mlxmesh_shared.errors import (
     SourceNotFound,
 )
 from mlxmesh_shared.sql.urls import SqliteFile
+from tests.fakes.closing import Closing
 from tests.fakes.gguf_files import Shape, write_gguf
 from tests.fakes.hub import serving_hub
 from tests.fakes.small_disk import needs_mount, small_disk
@@ -120,6 +121,13 @@ async def test_a_damaged_file_is_rejected_and_leaves_nothing(service, tmp_path):
     assert left(service) == []
 
 
+async def test_another_kind_of_file_is_said_to_be_one(service, tmp_path):
+    path = tmp_path / "notes.gguf"
+    path.write_text("These are notes and no model.")
+    with pytest.raises(InvalidArgument, match="another kind of file"):
+        await run(service, path)
+
+
 async def test_the_unsupported_feature_is_named(service, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", Shape(metadata={"general.architecture": "rwkv7"}))
     with pytest.raises(FeatureNotSupported, match="architecture is rwkv7"):
@@ -169,12 +177,12 @@ async def test_files_of_a_killed_service_are_removed_at_the_next_start(mesh, ser
     assert left(again) == [kept]
 
 
-async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
+async def test_a_full_disk_is_reported_and_leaves_nothing(closing, tmp_path):
     async def on_a_full_disk(file: Path, directory: Path, dtype: str, progress: Progress) -> None:
         directory.mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
-    store = await Store.open(SqliteFile(tmp_path / "model.db"))
+    store = closing(await Store.open(SqliteFile(tmp_path / "model.db")))
     imports = Imports(store=store, blobs=BlobStore(tmp_path / "models"), convert=on_a_full_disk)
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with pytest.raises(DiskFull, match=r"free space in .*/models"):
@@ -183,14 +191,13 @@ async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "models/_store/staging").glob("*")) == []
     assert list((tmp_path / "models/_imported").glob("*/*")) == []
     assert await store.models() == []
-    await store.close()
 
 
 @needs_mount
 @pytest.mark.parametrize("left_bytes", [0, 60_000])
-async def test_a_small_disk_is_reported_and_survived(tmp_path, left_bytes: int):
+async def test_a_small_disk_is_reported_and_survived(closing: Closing, tmp_path, left_bytes: int):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
-    store = await Store.open(SqliteFile(tmp_path / "model.db"))
+    store = closing(await Store.open(SqliteFile(tmp_path / "model.db")))
     with small_disk(tmp_path / "disk") as disk:
         imports = Imports(store=store, blobs=BlobStore(disk.path / "models"))
         disk.fill(left_bytes=left_bytes)
@@ -202,7 +209,6 @@ async def test_a_small_disk_is_reported_and_survived(tmp_path, left_bytes: int):
         async for _ in imports.import_file("tiny", path, ""):
             pass
         assert len(await store.models()) == 1
-    await store.close()
 
 
 async def test_a_file_of_a_hub(service, hub):

@@ -33,6 +33,7 @@ from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.database import open_database, revision
 from mlxmesh_shared.sql.upgrade import make_engine
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from tests.fakes.closing import Closing
 
 MIGRATIONS = ScriptDirectory(str(Path(mlxmesh_model.__file__).parent / "migrations"))
 REVISIONS = sorted(script.revision for script in MIGRATIONS.walk_revisions())
@@ -193,6 +194,11 @@ def check(old: Model, made_at: str) -> None:
     assert loaded.damaged_files == (("config.json",) if made_at >= "0008" else ())
 
 
+@pytest.fixture
+def schema() -> None:
+    """These databases are empty in the beginning."""
+
+
 @pytest.mark.parametrize("made_at", EARLIER)
 async def test_a_catalogue_of_each_earlier_schema(database: DatabaseUrl, made_at: str) -> None:
     await migrate(database, made_at, rows=True)
@@ -217,13 +223,12 @@ async def test_a_catalogue_of_each_earlier_schema(database: DatabaseUrl, made_at
 
 @pytest.mark.parametrize("target", EARLIER)
 async def test_a_downgrade_keeps_what_the_older_schema_has(
-    database: DatabaseUrl, target: str
+    closing: Closing, database: DatabaseUrl, target: str
 ) -> None:
     await migrate(database, CATALOGUE.head, rows=True)
     await migrate(database, target, down=True)
-    store = await Store.open(database)
+    store = closing(await Store.open(database))
     check(await store.model("old"), target)
-    await store.close()
 
 
 async def test_a_downgrade_drops_what_only_an_upstream_can_answer_for(

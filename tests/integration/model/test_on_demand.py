@@ -285,6 +285,8 @@ async def test_queues_add_replicas_and_calm_removes_them(mesh: Mesh):
     for engine_id in runtime.engines:
         runtime.set_load(engine_id, running_sequences=0, waiting_sequences=0, longest_wait_ms=0)
     await service.until("pocket", lambda version: version.desired_replicas == 1)
+    while len(seen(mesh, ModelScaled)) < 2:
+        await asyncio.sleep(0.01)
     steps = [(event.from_replicas, event.to_replicas) for event in seen(mesh, ModelScaled)]
     assert steps == [(1, 2), (2, 1)]
 

@@ -12,13 +12,16 @@ from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
 from mlxmesh_shared.sql.database import open_database
 from mlxmesh_shared.sql.urls import database_url
+from tests.fakes.closing import Closing
 from tests.fakes.postgres import PostgresServer
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
 
 
-async def test_a_server_that_restarts_costs_no_call_afterwards(postgres: PostgresServer) -> None:
-    store = await Store.open(postgres.create_database())
+async def test_a_server_that_restarts_costs_no_call_afterwards(
+    closing: Closing, postgres: PostgresServer
+) -> None:
+    store = closing(await Store.open(postgres.create_database()))
     await store.register("pocket", ARTIFACT)
     await asyncio.gather(*(store.models() for _ in range(4)))
     await asyncio.to_thread(postgres.stop)
@@ -33,18 +36,18 @@ async def test_a_server_that_restarts_costs_no_call_afterwards(postgres: Postgre
     assert [model.name for model in await store.models()] == ["pocket"]
     await asyncio.gather(*(store.models() for _ in range(4)))
     await store.register("other", replace(ARTIFACT, digest="e" * 64))
-    await store.close()
 
 
-async def test_a_restart_between_calls_costs_none(postgres: PostgresServer) -> None:
-    store = await Store.open(postgres.create_database())
+async def test_a_restart_between_calls_costs_none(
+    closing: Closing, postgres: PostgresServer
+) -> None:
+    store = closing(await Store.open(postgres.create_database()))
     await store.register("pocket", ARTIFACT)
     await asyncio.gather(*(store.models() for _ in range(4)))
     postgres.stop()
     postgres.start()
     await asyncio.gather(*(store.models() for _ in range(4)))
     await store.register("other", replace(ARTIFACT, digest="e" * 64))
-    await store.close()
 
 
 async def cut_off_in_a_transaction(store: Store, postgres: PostgresServer, database: str) -> None:
@@ -54,13 +57,14 @@ async def cut_off_in_a_transaction(store: Store, postgres: PostgresServer, datab
         await session.fetch("SELECT 1")
 
 
-async def test_a_server_that_ends_our_connections_is_told_of(postgres: PostgresServer) -> None:
+async def test_a_server_that_ends_our_connections_is_told_of(
+    closing: Closing, postgres: PostgresServer
+) -> None:
     url = postgres.create_database()
-    store = await Store.open(url)
+    store = closing(await Store.open(url))
     with pytest.raises(ServiceUnavailable, match="cannot be reached"):
         await cut_off_in_a_transaction(store, postgres, url.database)
     assert await store.models() == []
-    await store.close()
 
 
 async def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
@@ -85,9 +89,11 @@ async def test_a_user_who_may_not_make_tables_is_told_in_one_line(postgres: Post
     assert "\n" not in caught.value.message
 
 
-async def test_a_writer_that_holds_the_lock_too_long_is_told_of(postgres: PostgresServer) -> None:
+async def test_a_writer_that_holds_the_lock_too_long_is_told_of(
+    closing: Closing, postgres: PostgresServer
+) -> None:
     url = postgres.create_database()
-    store = await Store.open(url)
+    store = closing(await Store.open(url))
     frozen = await asyncpg.connect(host=url.host, user=url.user, database=url.database)
     async with frozen.transaction():
         await frozen.execute("SELECT value FROM change_counter FOR UPDATE")
@@ -98,4 +104,3 @@ async def test_a_writer_that_holds_the_lock_too_long_is_told_of(postgres: Postgr
     _, number = await writing
     assert number == 1
     await frozen.close()
-    await store.close()

@@ -21,6 +21,7 @@ from mlxmesh_shared.errors import (
 )
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.urls import DatabaseUrl
+from tests.fakes.closing import Closing
 
 SMALL = profile_pb2.EngineProfile(context_tokens=64, prefix_cache_bytes=0, dtype="float32")
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
@@ -362,8 +363,8 @@ async def test_a_profile_survives_a_restart(mesh, service):
     assert (len(host.runtime.starts), host.runtime.stops) == (1, [])
 
 
-async def test_both_databases_keep_profiles(database: DatabaseUrl) -> None:
-    store = await Store.open(database)
+async def test_both_databases_keep_profiles(closing: Closing, database: DatabaseUrl) -> None:
+    store = closing(await Store.open(database))
     profiles = Profiles(store.transactions)
     settings = EngineProfile(context_tokens=64, chat_template="{{ 'ä' }}", prefix_cache_bytes=2**50)
     one = await profiles.set("small", settings)
@@ -387,7 +388,6 @@ async def test_both_databases_keep_profiles(database: DatabaseUrl) -> None:
     await profiles.delete("small")
     assert await profiles.profiles(after="", limit=10) == []
     assert (await profiles.set("small", settings)).revision == 3
-    await store.close()
 
 
 async def test_two_services_that_set_a_profile_make_one_revision_each(

@@ -24,6 +24,7 @@ from mlxmesh_shared.errors import (
     SourceNotFound,
 )
 from mlxmesh_shared.sql.urls import SqliteFile
+from tests.fakes.closing import Closing
 from tests.fakes.encoder_models import HIDDEN, write_encoder
 from tests.fakes.hub import FakeHub, serving_hub
 from tests.fakes.model_directory import write_model
@@ -207,8 +208,8 @@ class _SlowStore(Store):
         return version
 
 
-async def test_a_pull_cancelled_at_its_start_is_not_left_pulling(tmp_path, hub):
-    store = await _SlowStore.open(SqliteFile(tmp_path / "slow.db"))
+async def test_a_pull_cancelled_at_its_start_is_not_left_pulling(closing, tmp_path, hub):
+    store = closing(await _SlowStore.open(SqliteFile(tmp_path / "slow.db")))
     assert isinstance(store, _SlowStore)
     blobs = BlobStore(tmp_path / "models")
     pruning = Pruning(store=store, blobs=blobs)
@@ -226,13 +227,14 @@ async def test_a_pull_cancelled_at_its_start_is_not_left_pulling(tmp_path, hub):
         await pulling
     [version] = (await store.model("pocket")).versions
     assert version.state is State.PULL_FAILED
-    await store.close()
 
 
 @pytest.mark.parametrize("same_files", [True, False])
-async def test_a_pull_that_another_service_began_goes_on(tmp_path, hub, same_files: bool):
+async def test_a_pull_that_another_service_began_goes_on(
+    closing: Closing, tmp_path, hub, same_files: bool
+):
     """Whoever takes over sees it PULLING at the first moment."""
-    store = await _SlowStore.open(SqliteFile(tmp_path / "slow.db"))
+    store = closing(await _SlowStore.open(SqliteFile(tmp_path / "slow.db")))
     assert isinstance(store, _SlowStore)
 
     def service(folder: str) -> Pulls:
@@ -252,11 +254,12 @@ async def test_a_pull_that_another_service_began_goes_on(tmp_path, hub, same_fil
     *_, last = [step async for step in steps]
     assert last.version is not None
     assert last.version.state is State.AVAILABLE
-    await store.close()
 
 
-async def test_a_pull_whose_host_is_gone_is_marked_by_a_service_that_is_alone(tmp_path, hub):
-    store = await Store.open(SqliteFile(tmp_path / "model.db"))
+async def test_a_pull_whose_host_is_gone_is_marked_by_a_service_that_is_alone(
+    closing, tmp_path, hub
+):
+    store = closing(await Store.open(SqliteFile(tmp_path / "model.db")))
     blobs = BlobStore(tmp_path / "others")
     pulls = Pulls(
         store=store,
@@ -269,7 +272,6 @@ async def test_a_pull_whose_host_is_gone_is_marked_by_a_service_that_is_alone(tm
         await pulls.recover(alone=alone)
         [version] = (await store.model("pocket")).versions
         assert version.state is state
-    await store.close()
 
 
 async def test_a_hub_without_ranges_starts_over(service, hub):
@@ -286,8 +288,8 @@ async def test_a_cancelled_pull_keeps_its_bytes(service, hub):
         if message.done_bytes >= MIB:
             call.cancel()
             break
-    await service.until("pocket@1", lambda v: v.state == pb.VERSION_STATE_FAILED)
-    assert (await service.version()).failure.reason == "CANCELLED"
+    failed = await service.until("pocket@1", lambda v: v.state == pb.VERSION_STATE_FAILED)
+    assert failed.failure.reason == "CANCELLED"
     assert len(parts(service)) == 1
 
     hub.gate.set()

@@ -25,12 +25,12 @@ async def asleep():
 class Watched:
     """Runtimes that once observed one runtime, with a settable clock."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, timeout_s: float = 0.1) -> None:
         self.registry = InMemoryRegistry()
         self.now_s = 0.0
         self.instance = Instance("runtime", "runtime-1", address, 1)
         self.runtimes = GrpcRuntimes(
-            self.registry, timeout_s=0.1, grace_s=GRACE_S, clock=lambda: self.now_s
+            self.registry, timeout_s=timeout_s, grace_s=GRACE_S, clock=lambda: self.now_s
         )
 
     async def seen(self) -> list[str]:
@@ -67,7 +67,7 @@ async def test_the_grace_period_starts_with_each_absence(asleep):
 async def test_a_runtime_whose_address_refuses_connections_is_removed_at_once():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-    mesh = Watched(address)
+    mesh = Watched(address, timeout_s=30)
     await mesh.lose()
     assert await mesh.seen() == []
     await mesh.runtimes.close()

@@ -11,6 +11,7 @@ from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError
 from mlxmesh_shared.sql.database import open_database
 from mlxmesh_shared.sql.urls import SqliteFile
+from tests.fakes.closing import Closing
 from tests.fakes.small_disk import needs_mount, small_disk
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
@@ -43,14 +44,13 @@ async def test_a_damaged_catalogue_is_rejected_in_one_line(tmp_path: Path, conte
     assert "\n" not in caught.value.message
 
 
-async def test_a_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
-    store = await Store.open(SqliteFile(tmp_path / "model.db"))
+async def test_a_size_limit_is_reported_as_a_full_disk(closing: Closing, tmp_path: Path) -> None:
+    store = closing(await Store.open(SqliteFile(tmp_path / "model.db")))
     async with store.transactions.write() as session:
         await session.fetch("PRAGMA max_page_count=1")
     with pytest.raises(DiskFull, match=f"disk is full: free space in {tmp_path}"):
         await fill(store)
     assert await store.models()
-    await store.close()
 
 
 @needs_mount

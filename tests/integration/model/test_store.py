@@ -45,14 +45,13 @@ async def test_the_migrations_create_the_columns_of_the_code(database):
     assert found == {"versions": set(VERSION_COLUMNS), "replicas": set(REPLICA_COLUMNS)}
 
 
-async def test_sqlite_is_tuned(tmp_path):
-    database = await open_database(SqliteFile(tmp_path / "model.db"), CATALOGUE)
+async def test_sqlite_is_tuned(closing, tmp_path):
+    database = closing(await open_database(SqliteFile(tmp_path / "model.db"), CATALOGUE))
     for transaction in (database.reading, database.writing):
         async with transaction() as session:
             [journal] = await session.fetch("PRAGMA journal_mode")
             [keys] = await session.fetch("PRAGMA foreign_keys")
         assert (journal["journal_mode"], keys["foreign_keys"]) == ("wal", 1)
-    await database.close()
 
 
 def test_the_newest_revision_is_the_one_that_is_opened_without_alembic():
@@ -60,13 +59,12 @@ def test_the_newest_revision_is_the_one_that_is_opened_without_alembic():
     assert ScriptDirectory(str(migrations)).get_heads() == [CATALOGUE.head]
 
 
-async def test_reopening_keeps_everything(database, store):
+async def test_reopening_keeps_everything(closing, database, store):
     await store.register("pocket", ARTIFACT)
-    other = await Store.open(database)
+    other = closing(await Store.open(database))
     [model] = await other.models()
     assert model.versions[0].artifact == ARTIFACT
     assert model.versions[0].created_at.tzinfo is not None
-    await other.close()
 
 
 async def test_an_observation_under_an_older_intent_is_not_written(store):
@@ -150,7 +148,7 @@ async def test_changes_by_another_process_notify_subscribers(database):
             await asyncio.sleep(0.1)
             assert not changed.is_set()
             await other.register("pocket", ARTIFACT)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await changed.wait()
     finally:
         following.cancel()
@@ -169,7 +167,7 @@ async def test_without_other_processes_the_catalogue_is_not_polled(database):
             await asyncio.sleep(0.1)
             assert not changed.is_set()
             others.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await changed.wait()
     finally:
         following.cancel()
@@ -178,14 +176,15 @@ async def test_without_other_processes_the_catalogue_is_not_polled(database):
         await other.close()
 
 
-async def test_on_change_is_called_for_each_visible_change(database):
+async def test_on_change_is_called_for_each_visible_change(closing, database):
     told: list[tuple[bool, bool]] = []
-    store = await Store.open(
-        database, lambda before, after: told.append((before is not None, after is not None))
+    store = closing(
+        await Store.open(
+            database, lambda before, after: told.append((before is not None, after is not None))
+        )
     )
     await store.register("pocket", ARTIFACT)
     await store.register("pocket", ARTIFACT)  # the same again: no change
     await store.set_alias("pocket", "stable", 1)
     await store.delete(ModelReference("pocket"))
     assert told == [(False, True), (True, True), (True, False)]
-    await store.close()

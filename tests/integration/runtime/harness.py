@@ -47,8 +47,8 @@ class Limits:
     """Limits that are short enough for tests."""
 
     interval_s: float = 0.1
-    timeout_s: float = 0.5
-    liveness_timeout_s: float = 1.0
+    timeout_s: float = 5.0
+    liveness_timeout_s: float = 20.0
     step_stall_timeout_s: float = 30.0
     start_timeout_s: float = PATIENCE_S
     backoff_min_s: float = 0.05

@@ -196,6 +196,29 @@ async def test_an_illegal_field_of_a_rank_is_named(
     assert refusal.value.field == field
 
 
+async def test_a_rank_is_refused_when_its_share_of_the_weights_does_not_fit(tmp_path: Path) -> None:
+    memory = Memory(total_bytes=4 * 2**30, available_bytes=2 * 2**30)
+    async with running_runtime(tmp_path, memory=memory) as runtime:
+        engine = pb.StartEngineRequest(
+            engine_id="e1",
+            model="tiny",
+            model_version=1,
+            model_dir=str(runtime.model_dir),
+            options=pb.EngineOptions(group_size=2, group_split="pipeline"),
+            files=pb.ModelFiles(digest="a" * 64, weights_bytes=4 * 2**30),
+        )
+        place: dict[str, Any] = {"engine": engine, "rank": 1, "leader": "127.0.0.1:1"}
+        for share_ppm, needed in ((0, "2,304"), (900_000, "3,942")):
+            with pytest.raises(InsufficientMemory, match=f"needs at least {needed} MiB"):
+                async for _ in runtime.stub.HostRank(
+                    pb.HostRankRequest(**place, share_ppm=share_ppm)
+                ):
+                    pass
+        with pytest.raises(InvalidArgument, match="share_ppm"):
+            async for _ in runtime.stub.HostRank(pb.HostRankRequest(**place, share_ppm=10**6)):
+                pass
+
+
 async def test_model_that_cannot_fit_is_refused_with_the_figures(tmp_path: Path) -> None:
     little = Memory(total_bytes=2**30, available_bytes=200 * 2**20)
     async with running_runtime(tmp_path, memory=little) as runtime:

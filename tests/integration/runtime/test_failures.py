@@ -1,14 +1,18 @@
 """Crashes and hangs are detected, restarted with backoff, given up in the end, and recorded."""
 
+import asyncio
 import errno
 import os
+import shlex
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance
+from tests.fakes import engine_process
 from tests.fakes.engine_process import CRASH_EXIT_CODE
 from tests.integration.runtime.harness import (
     FAILED,
@@ -136,13 +140,90 @@ async def test_supervision_survives_a_failing_registry(tmp_path: Path) -> None:
         await until_gone(again.pid)
 
 
-async def test_a_frozen_engine_is_killed_and_restarted(runtime: RuntimeUnderTest) -> None:
-    first = await runtime.start_ready()
-    os.kill(first.pid, signal.SIGSTOP)
-    second = await runtime.until_ready_again(restarts=1)
-    assert second.last_failure.reason == "ENGINE_STALLED"
-    assert "not answered" in second.last_failure.message
-    assert not alive(first.pid)
+class AwayRegistry(DirectoryRegistry):
+    """A registry that deregisters nothing until it is back."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.back = asyncio.Event()
+        self.asked: list[str] = []
+
+    async def register(self, instance: Instance) -> None:
+        self.asked.append("register")
+        await super().register(instance)
+
+    async def deregister(self, instance: Instance) -> None:
+        await self.back.wait()
+        self.asked.append("deregister")
+        await super().deregister(instance)
+
+
+async def test_a_registry_that_is_away_does_not_hold_up_a_restart(tmp_path: Path) -> None:
+    async with running_runtime(tmp_path, open_registry=AwayRegistry) as runtime:
+        registry = runtime.registry
+        assert isinstance(registry, AwayRegistry)
+        ready = await runtime.start_ready()
+        os.kill(ready.pid, signal.SIGKILL)
+        again = await runtime.until(lambda e: e.pid not in (0, ready.pid) and e.restarts == 1)
+        assert again.state == STARTING
+        registry.back.set()
+        await runtime.until_ready_again(restarts=1)
+        # It would remove its successor, which has its id, if it came later.
+        assert registry.asked == ["register", "deregister", "register"]
+        [instance] = await registry.resolve("engine")
+        assert instance.address == (await runtime.get()).address
+
+
+async def test_a_start_that_failed_does_not_overtake_a_deregistration(tmp_path: Path) -> None:
+    program, away = tmp_path / "program", tmp_path / "program-away"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(engine_process.command())} "$@"\n')
+    program.chmod(0o755)
+    async with running_runtime(
+        tmp_path, open_registry=AwayRegistry, program=[str(program)]
+    ) as runtime:
+        registry = runtime.registry
+        assert isinstance(registry, AwayRegistry)
+        ready = await runtime.start_ready()
+        program.rename(away)
+        os.kill(ready.pid, signal.SIGKILL)
+        await runtime.until(lambda e: "cannot be started" in e.last_failure.message)
+        away.rename(program)
+        while (runtime.model_dir / engine_process.STARTS_FILE).read_text() == "1":
+            await asyncio.sleep(0.02)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while registry.asked == ["register"]:
+                    await asyncio.sleep(0.02)
+        registry.back.set()
+        await runtime.until_state(READY)
+        assert registry.asked == ["register", "deregister", "register"]
+        assert await runtime.registered() == ["e1"]
+
+
+async def test_an_engine_that_is_given_up_is_deregistered_before(tmp_path: Path) -> None:
+    limits = Limits(breaker_failures=1)
+    async with running_runtime(tmp_path, limits, open_registry=AwayRegistry) as runtime:
+        registry = runtime.registry
+        assert isinstance(registry, AwayRegistry)
+        ready = await runtime.start_ready()
+        os.kill(ready.pid, signal.SIGKILL)
+        await runtime.until(lambda engine: engine.HasField("last_failure"))
+        asyncio.get_running_loop().call_later(0.2, registry.back.set)
+        await runtime.until_state(FAILED)
+        assert registry.asked == ["register", "deregister"]
+        await runtime.start_ready()
+        assert await runtime.registered() == ["e1"]
+
+
+async def test_a_frozen_engine_is_killed_and_restarted(tmp_path: Path) -> None:
+    limits = Limits(timeout_s=0.5, liveness_timeout_s=3)
+    async with running_runtime(tmp_path, limits) as runtime:
+        first = await runtime.start_ready()
+        os.kill(first.pid, signal.SIGSTOP)
+        second = await runtime.until_ready_again(restarts=1)
+        assert second.last_failure.reason == "ENGINE_STALLED"
+        assert "not answered" in second.last_failure.message
+        assert not alive(first.pid)
 
 
 async def test_an_engine_whose_loop_hangs_is_restarted(tmp_path: Path) -> None:

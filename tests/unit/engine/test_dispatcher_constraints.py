@@ -101,7 +101,7 @@ def constrained(stream: Stream, number: int) -> SequenceRequest:
 
 
 async def last_of(stream: Stream) -> Update:
-    outputs = await asyncio.wait_for(stream.outbox.get(), 5)
+    outputs = await asyncio.wait_for(stream.outbox.get(), 30)
     assert outputs is not None
     return next(iter(outputs[0]))
 
@@ -144,7 +144,7 @@ async def test_the_end_of_its_stream_drops_it(
     await asyncio.sleep(0)
     assert compiler.asked[1].cancelled()
     assert not worker.commands
-    await asyncio.wait_for(subject.drain(5), 5)
+    await asyncio.wait_for(subject.drain(60), 30)
 
 
 async def test_an_error_ends_only_it(
@@ -187,12 +187,12 @@ async def test_a_drain_waits_for_it(
 ) -> None:
     stream = subject.open_stream()
     subject.submit(stream, constrained(stream, 1))
-    drain = asyncio.create_task(subject.drain(10))
+    drain = asyncio.create_task(subject.drain(60))
     await compiler.end(1)
     assert worker.commands == [("submit", 1)]
     assert not drain.done()
     subject.close_stream(stream)
-    await asyncio.wait_for(drain, 5)
+    await asyncio.wait_for(drain, 30)
 
 
 async def test_one_that_shares_a_prefill_follows_it(

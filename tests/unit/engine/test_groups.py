@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mlxmesh_engine.groups import operations as ops
 from mlxmesh_engine.groups.convert import from_follower, from_leader, to_follower, to_leader
@@ -17,6 +18,7 @@ from mlxmesh_engine.groups.messages import (
     FromLeader,
     Joined,
     Leaving,
+    Serving,
     Started,
     Stopped,
 )
@@ -57,7 +59,7 @@ def test_operations_survive_the_wire(operations: list[ops.Operation]) -> None:
     assert from_leader(to_follower(operations)) == operations
 
 
-@pytest.mark.parametrize("message", [Started(("a:1", "b:2"), ("a:3", "b:4")), Stopped()])
+@pytest.mark.parametrize("message", [Started(("a:1", "b:2"), ("a:3", "b:4")), Serving(), Stopped()])
 def test_what_rank_0_says_survives_the_wire(message: FromLeader) -> None:
     assert from_leader(to_follower(message)) == message
 
@@ -98,6 +100,11 @@ def settings(tmp_path: Path, **given: object) -> EngineSettings:
         ({"group_size": 2, "group_rank": 2, "group_leader": "a:1"}, "group_rank"),
         ({"group_size": 2, "group_rank": 1}, "group_leader"),
         ({"group_size": 2, "group_leader": "a:1"}, "group_leader"),
+        ({"group_size": 2, "group_split": "pipeline", "group_share_ppm": 1}, "group_share_ppm"),
+        (
+            {"group_size": 2, "group_rank": 1, "group_leader": "a:1", "group_share_ppm": 1},
+            "group_share_ppm",
+        ),
         ({"group_size": 2, "kind": "vision"}, "kind"),
         ({"group_size": 2, "speculative": "ngram"}, "speculative"),
         ({"group_size": 2, "kv_cache_type": "8bit"}, "kv_cache_type"),
@@ -135,7 +142,10 @@ class Rig:
     def __init__(self) -> None:
         self.ends: list[MeshError] = []
         self.left = 0
-        self.peers = GroupPeers(0, 2, end=self.ends.append)
+        self.now_s = 0.0
+        self.peers = GroupPeers(
+            0, 2, start_silence_s=30, end=self.ends.append, clock=lambda: self.now_s
+        )
         self.leadership = Leadership(Joined(0, 2, "a:1", "a:2"), self.peers, self._leave)
 
     def _leave(self) -> None:
@@ -149,6 +159,13 @@ async def test_operations_reach_a_rank_in_order_then_it_stops() -> None:
     for number in (1, 2, 3):
         rig.leadership.send(ops.DecodeRows(number))
     assert await anext(stream) == (ops.DecodeRows(1), ops.DecodeRows(2), ops.DecodeRows(3))
+    rig.leadership.send(ops.DecodeRows(4))
+    await asyncio.sleep(0)
+    rig.leadership.begin_serving()
+    rig.leadership.send(ops.DecodeRows(5))
+    await asyncio.sleep(0)
+    expected = [(ops.DecodeRows(4),), Serving(), (ops.DecodeRows(5),)]
+    assert [await anext(stream) for _ in expected] == expected
     assert rig.left == 1
     stopping = asyncio.create_task(rig.leadership.stop())
     await asyncio.sleep(0)
@@ -187,5 +204,47 @@ async def test_a_rank_that_fails_ends_the_group_with_its_reason() -> None:
 async def test_a_lost_connection_ends_the_group() -> None:
     rig = Rig()
     rig.peers.lost(1)
-    await asyncio.sleep(0.4)
+    async with asyncio.timeout(30):
+        while not rig.ends:
+            await asyncio.sleep(0.01)
     assert "rank 1 has ended" in rig.ends[0].message
+
+
+class Switch:
+    """Counts what would keep the process alive."""
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def disarm(self) -> None:
+        """Nothing ends here."""
+
+
+async def test_a_start_may_be_slower_than_a_group_that_serves() -> None:
+    rig, switch = Rig(), Switch()
+    rig.now_s = 29.0
+    rig.peers.look()
+    assert rig.ends == []
+    rig.peers.protect(1.5, switch)
+    rig.now_s = 30.4
+    rig.peers.look()
+    assert (rig.ends, switch.resets) == ([], 1)
+    rig.now_s = 30.6
+    rig.peers.look()
+    assert "rank 1 was silent for 1.6 s" in rig.ends[0].message
+
+
+async def test_a_rank_that_is_silent_for_too_long_ends_the_start() -> None:
+    rig = Rig()
+    rig.now_s = 31.0
+    rig.peers.look()
+    assert "rank 1 was silent for 31.0 s" in rig.ends[0].message
+
+
+@pytest.mark.parametrize("seconds", [0.9, 3601])
+def test_limits_that_are_out_of_range_are_refused(tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(ValidationError, match="group_start_silence_s"):
+        settings(tmp_path, group_start_silence_s=seconds)

@@ -39,8 +39,10 @@ def preparer(
     made = ImagePreparer(
         reader, ModelLimits(50, context, frozenset(), images=True), max_bytes=max_bytes
     )
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def request(*files: bytes, max_tokens: int = 8, generated: tuple[int, ...] = ()) -> SequenceRequest:

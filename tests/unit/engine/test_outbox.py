@@ -84,7 +84,7 @@ async def test_commands_wait_while_the_reader_is_far_behind() -> None:
     await asyncio.sleep(0)
     assert not blocked.done()
     await subject.get()
-    await asyncio.wait_for(blocked, 5)
+    await asyncio.wait_for(blocked, 30)
 
 
 def prompt_logprobs(sequence_id: int, tokens: int) -> Update:
@@ -100,7 +100,7 @@ async def test_logprobs_of_long_prompts_take_several_messages() -> None:
     counts, tokens = {1: 0, 2: 0}, dict[int, tuple[int, ...]]()
     messages = 0
     while len(tokens) < 2:
-        outputs = await asyncio.wait_for(subject.get(), 5)
+        outputs = await asyncio.wait_for(subject.get(), 30)
         assert outputs is not None
         messages, total = messages + 1, 0
         for update in outputs[0]:
@@ -120,7 +120,7 @@ async def test_later_messages_are_returned_after_the_end_as_well() -> None:
     subject = Outbox()
     subject.put([prompt_logprobs(number, 10_000) for number in range(1, 4)])
     subject.close()
-    found = [await asyncio.wait_for(subject.get(), 5) for _ in range(4)]
+    found = [await asyncio.wait_for(subject.get(), 30) for _ in range(4)]
     assert [None if each is None else len(each[0]) for each in found] == [1, 1, 1, None]
 
 

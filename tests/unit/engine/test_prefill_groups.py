@@ -1,7 +1,7 @@
 from mlxmesh_engine.cache.kv_cache import Batching
 from mlxmesh_engine.forward.prefill import group_slices
+from mlxmesh_engine.scheduling.prefill_plan import PrefillSlice
 from mlxmesh_engine.scheduling.request import SequenceRequest
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 

@@ -3,8 +3,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxmesh_engine.scheduling.prefill_plan import PrefillSlice, count_tokens
 from mlxmesh_engine.scheduling.request import SequenceRequest, Timings
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler, count_tokens
+from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.step_times import PrefillTokens, StepTime
 

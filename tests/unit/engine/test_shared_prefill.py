@@ -1,7 +1,8 @@
 """Sequences with one prompt: the first is prefilled, the others wait for copies of its row."""
 
+from mlxmesh_engine.scheduling.prefill_plan import PrefillSlice
 from mlxmesh_engine.scheduling.request import LogprobOptions, SequenceRequest
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
 

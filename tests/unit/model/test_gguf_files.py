@@ -37,8 +37,8 @@ def tensor(name: str, shape: list[int], kind: int = 0, offset: int = 0) -> bytes
 
 KEY = text("a") + struct.pack("<I", UINT32) + b"\0\0\0\0"
 HOSTILE = {
-    "empty": (b"", "does not start"),
-    "another format": (b"PK\3\4" + bytes(100), "does not start"),
+    "empty": (b"", "does not begin with GGUF"),
+    "another format": (b"PK\3\4" + bytes(100), "does not begin with GGUF"),
     "version": (head(version=1), "version is 1"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "little-endian"),
     "tensor count": (head(tensors=2**63), "tensors"),

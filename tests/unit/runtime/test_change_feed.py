@@ -17,7 +17,7 @@ def record(engine_id: str, state: EngineState = EngineState.READY) -> EngineReco
 
 
 async def take(watch: AsyncIterator[Change], count: int) -> list[tuple[int, str, str]]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         changes = [await anext(watch) for _ in range(count)]
     return [
         (change.sequence, change.record.spec.engine_id, change.record.state)

@@ -127,9 +127,10 @@ def test_runtime_info() -> None:
 
 def test_another_runtime_is_asked_for_a_rank_with_all_that_it_needs() -> None:
     spec = replace(SPEC, files=ModelFiles("a" * 64, 7), options=EngineOptions(group_size=2))
-    request = convert.host_rank_request(spec, RankPlace(1, "10.0.0.1:5000"))
+    place = RankPlace(1, "10.0.0.1:5000", 250_000)
+    request = convert.host_rank_request(spec, place)
     assert convert.spec_from(request.engine) == spec
-    assert convert.place_from(request) == RankPlace(1, "10.0.0.1:5000")
+    assert convert.place_from(request) == place
 
 
 @pytest.mark.parametrize("state", [RankState(7), RankState(fetch=Progress(1, 2)), RankState()])

@@ -79,10 +79,11 @@ def test_the_engine_understands_every_option(tmp_path: Path) -> None:
 def test_a_rank_knows_its_leader_and_a_group_keeps_no_prefixes_on_disk(tmp_path: Path) -> None:
     spec = replace(SPEC, options=EngineOptions(group_size=2))
     command = EngineCommand(mesh=MeshSettings(data_dir=tmp_path), prefix_disk_bytes=7)
-    _, _, _, *flags = command.line(spec, place=RankPlace(1, "10.0.0.1:5000"))
+    _, _, _, *flags = command.line(spec, place=RankPlace(1, "10.0.0.1:5000", 250_000))
     settings = load_settings(EngineSettings, flags, env={})
     assert (settings.group_size, settings.group_rank) == (2, 1)
     assert settings.group_leader == "10.0.0.1:5000"
+    assert settings.group_share_ppm == 250_000
     assert settings.prefix_disk_bytes == 0
 
 

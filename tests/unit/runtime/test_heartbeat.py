@@ -40,7 +40,7 @@ class ScriptedProbe:
 
 
 async def watch(probe: ScriptedProbe, limits: HeartbeatLimits = LIMITS) -> EngineFailure:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await wait_until_hung(probe, limits)
 
 

@@ -89,7 +89,7 @@ class _Reader:
 
     def header(self) -> GgufHeader:
         if self._file_bytes < 24 or self._read(4) != b"GGUF":
-            raise BadFile("it does not start like a GGUF file")
+            raise BadFile("it does not begin with GGUF, so it may be another kind of file")
         version = self._number("I")
         if version not in (2, 3):
             raise NotSupported(

@@ -98,6 +98,7 @@ def to_engine(engine: runtime_pb2.Engine) -> Engine:
         if engine.HasField("fetch")
         else None,
         ranks={each.rank: each.runtime_id for each in engine.ranks},
+        round_trips_us={each.rank: each.round_trip_us for each in engine.ranks},
     )
 
 

@@ -14,6 +14,8 @@ class PlacedRank:
     rank: int
     runtime_id: str
     host: str
+    round_trip_us: int = 0
+    """From rank 0's runtime, when it was placed; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,12 @@ def _group(replica: Replica, engine: Engine, runtimes: Mapping[str, Runtime]) ->
     return Group(
         replica.engine_id,
         tuple(
-            PlacedRank(rank, places[rank], hosts.get(places[rank], "")) for rank in sorted(places)
+            PlacedRank(
+                rank,
+                places[rank],
+                hosts.get(places[rank], ""),
+                engine.round_trips_us.get(rank, 0),
+            )
+            for rank in sorted(places)
         ),
     )

@@ -38,6 +38,8 @@ class Engine:
     """Of its files, while that runs."""
     ranks: Mapping[int, str] = field(default_factory=dict[int, str])
     """The runtimes of the other ranks of its group, by rank."""
+    round_trips_us: Mapping[int, int] = field(default_factory=dict[int, int])
+    """From rank 0's runtime to those; 0 if unknown."""
 
     @property
     def busy(self) -> bool:

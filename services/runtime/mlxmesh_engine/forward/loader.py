@@ -83,12 +83,13 @@ def load(
     read: Read = read_model,
     prepare: Callable[[nn.Module, str], PreparedForward] | None = None,
     divide: Callable[[nn.Module], None] | None = None,
-    parts: int = 1,
+    parts: float = 1,
 ) -> LoadedModel:
     """kv_cache_type: how keys and values are kept: full, 8bit or 4bit. cpu_forward: whether the
     forward pass for CPUs serves the models that it supports, with cpu_threads threads (0: chosen by
     measurement). prepare: makes another forward pass of the model and the dtype of its activations.
-    divide: keeps one of so many equal parts of the model, before its weights are in memory.
+    divide: keeps a part of the model, before its weights are in memory. parts: how many parts of
+    that size the model has.
 
     Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; messages say what to do.
     """
@@ -100,7 +101,7 @@ def load(
         weights,
         device=device,
         blas=blas,
-        available_bytes=lambda: parts * available_bytes(),
+        available_bytes=lambda: int(parts * available_bytes()),
     )
     model = _materialize(model_dir, shipped, choice, read, divide)
     if prepare is not None:

@@ -12,8 +12,8 @@ from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.prefixes.store import PrefixStore
 from mlxmesh_engine.sampling.logprobs import LaunchedLogprobs, compute_logprobs
+from mlxmesh_engine.scheduling.prefill_plan import PrefillSlice
 from mlxmesh_engine.scheduling.request import Logprobs, SequenceKey
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 # Prompts share a pass only if padding wastes less than half of the work.

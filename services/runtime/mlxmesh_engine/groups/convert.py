@@ -11,6 +11,7 @@ from mlxmesh_engine.groups.messages import (
     FromLeader,
     Joined,
     Leaving,
+    Serving,
     Started,
     Stopped,
 )
@@ -48,6 +49,8 @@ def from_leader(message: pb.FollowResponse) -> FromLeader:
             return Started(tuple(start.addresses), tuple(start.ring_addresses))
         case "operations":
             return [_from_operation(each) for each in message.operations.operations]
+        case "serve":
+            return Serving()
         case _:
             return Stopped()
 
@@ -57,6 +60,8 @@ def to_follower(message: FromLeader) -> pb.FollowResponse:
         return pb.FollowResponse(
             start=pb.Start(addresses=message.addresses, ring_addresses=message.ring_addresses)
         )
+    if isinstance(message, Serving):
+        return pb.FollowResponse(serve=pb.Serve())
     if isinstance(message, Stopped):
         return pb.FollowResponse(stop=pb.Stop())
     operations = [_to_operation(each) for each in message]

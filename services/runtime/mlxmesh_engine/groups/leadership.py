@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from mlxmesh_engine.groups.messages import (
     Failed,
@@ -11,6 +11,7 @@ from mlxmesh_engine.groups.messages import (
     FromLeader,
     Joined,
     Leaving,
+    Serving,
     Started,
     Stopped,
 )
@@ -27,26 +28,29 @@ class _Outbox:
     """What one rank has yet to get."""
 
     def __init__(self) -> None:
-        self._operations: deque[Operation] = deque()
+        self._messages: deque[Serving | Stopped | Operation] = deque()
         self._filled = asyncio.Event()
-        self._stopped = False
 
-    def put(self, operations: Sequence[Operation]) -> None:
-        self._operations.extend(operations)
+    def put(self, *messages: Serving | Stopped | Operation) -> None:
+        self._messages.extend(messages)
         self._filled.set()
 
-    def stop(self) -> None:
-        self._stopped = True
-        self._filled.set()
-
-    async def get(self) -> Sequence[Operation]:
-        """All that is there; empty after the last one."""
-        while not (self._operations or self._stopped):
+    async def get(self) -> FromLeader:
+        """All operations that are next, or another message."""
+        while not self._messages:
             self._filled.clear()
             await self._filled.wait()
-        operations = tuple(self._operations)
-        self._operations.clear()
-        return operations
+        operations: list[Operation] = []
+        while self._messages:
+            message = self._messages.popleft()
+            if not isinstance(message, Serving | Stopped):
+                operations.append(message)
+            elif operations:
+                self._messages.appendleft(message)
+                break
+            else:
+                return message
+        return tuple(operations)
 
 
 class Leadership:
@@ -75,11 +79,14 @@ class Leadership:
         self._pending.append(operation)
         self._event_loop.call_soon_threadsafe(self._distribute)
 
+    def begin_serving(self) -> None:
+        """Tells the other ranks that the start has ended."""
+        self._tell_all(Serving())
+
     async def stop(self) -> None:
         """Tells the other ranks to end, and waits shortly until they have heard it."""
         self._peers.stop()
-        for outbox in self._outboxes.values():
-            outbox.stop()
+        self._tell_all(Stopped())
         if self._outboxes:
             try:
                 await asyncio.wait_for(self._gone.wait(), _STOP_TIMEOUT_S)
@@ -96,9 +103,9 @@ class Leadership:
         try:
             await self._complete.wait()
             yield self._started()
-            while operations := await outbox.get():
-                yield operations
-            yield Stopped()
+            while not isinstance(message := await outbox.get(), Stopped):
+                yield message
+            yield message
             # The rank closes the stream when it has read that.
             await asyncio.wait({reader}, timeout=_STOP_TIMEOUT_S)
         finally:
@@ -144,6 +151,8 @@ class Leadership:
 
     def _distribute(self) -> None:
         operations = [self._pending.popleft() for _ in range(len(self._pending))]
-        if operations:
-            for outbox in self._outboxes.values():
-                outbox.put(operations)
+        self._tell_all(*operations)
+
+    def _tell_all(self, *messages: Serving | Stopped | Operation) -> None:
+        for outbox in self._outboxes.values():
+            outbox.put(*messages)

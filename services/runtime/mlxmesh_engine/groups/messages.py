@@ -46,4 +46,9 @@ class Stopped:
     """The group ends in order."""
 
 
-FromLeader = Started | Sequence[Operation] | Stopped
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The start has ended."""
+
+
+FromLeader = Started | Serving | Sequence[Operation] | Stopped

@@ -10,8 +10,6 @@ from mlxmesh_shared.errors import EngineFailed, MeshError
 
 BEAT_S = 0.2
 _CHECK_S = 0.1
-# Loading may hold Python's lock for seconds, and meanwhile there is no stream to protect.
-LOADING_SILENCE_S = 60.0
 # A rank that has got its Stop may be gone before another one has read its own.
 _STOP_GRACE_S = 0.3
 
@@ -26,7 +24,9 @@ class Switch(Protocol):
 class GroupPeers:
     """Calls `end` once when another rank is gone or silent, and never after `stop`.
 
-    end: gets the reason, and ends the process without waiting for anything.
+    start_silence_s: what is too long until `protect` is called: loading may hold Python's lock for
+    seconds, and meanwhile there is no sequence to protect. end: gets the reason, and ends the
+    process without waiting for anything.
     """
 
     def __init__(
@@ -34,18 +34,20 @@ class GroupPeers:
         rank: int,
         size: int,
         *,
+        start_silence_s: float,
         end: Callable[[MeshError], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rank = rank
         self._end = end
         others = [other for other in range(size) if other != rank]
-        self._watch = PeerWatch(others, silence_s=LOADING_SILENCE_S, clock=clock)
+        self._start_silence_s = start_silence_s
+        self._watch = PeerWatch(others, silence_s=start_silence_s, clock=clock)
         self._switch: Switch | None = None
         self._stopping = False
 
     def protect(self, silence_s: float, switch: Switch) -> None:
-        """From now on silence_s is too long; call it when every rank has loaded its part."""
+        """From now on silence_s is too long; call it when the group serves."""
         self._watch.limit(silence_s)
         self._switch = switch
 
@@ -70,15 +72,17 @@ class GroupPeers:
 
     async def check(self) -> None:
         """Looks for silent ranks until it is cancelled; until then, none can be heard."""
-        self._watch.limit(LOADING_SILENCE_S)
+        self._watch.limit(self._start_silence_s)
         while True:
-            if self._switch is not None and not self._stopping:
-                self._switch.reset()
-            if (silence := self._watch.silent()) is not None:
-                self._end_unless_stopping(
-                    f"rank {silence.rank} was silent for {silence.seconds:.1f} s"
-                )
+            self.look()
             await asyncio.sleep(_CHECK_S)
+
+    def look(self) -> None:
+        """Ends the group if a rank is silent for too long."""
+        if self._switch is not None and not self._stopping:
+            self._switch.reset()
+        if (silence := self._watch.silent()) is not None:
+            self._end_unless_stopping(f"rank {silence.rank} was silent for {silence.seconds:.1f} s")
 
     async def answer(self, beats: AsyncIterator[int]) -> AsyncGenerator[None]:
         """Serves the heartbeats of a rank above this one. beats: its rank, again and again."""

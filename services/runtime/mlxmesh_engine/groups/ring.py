@@ -18,15 +18,14 @@ Ring = Any
 """mx.distributed.Group, for which MLX has no type at run time."""
 
 _distributed = cast("Any", mx.distributed)
-_OPEN_TIMEOUT_S = 60
 
 
-def open_ring(rank: int, addresses: Sequence[str]) -> Ring:
+def open_ring(rank: int, addresses: Sequence[str], *, timeout_s: float = 60) -> Ring:
     """Connects to the neighbours. addresses: host:port of each rank, by rank.
 
-    Ends the process after a minute without them: until it is open, no thread of Python runs.
+    Ends the process after timeout_s without them: until it is open, no thread of Python runs.
     """
-    with _described(rank, addresses), _ended_after(_OPEN_TIMEOUT_S):
+    with _described(rank, addresses), _ended_after(timeout_s):
         return _distributed.init(strict=True, backend="ring")
 
 

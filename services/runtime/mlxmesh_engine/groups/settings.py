@@ -38,6 +38,11 @@ def _check_rank(settings: EngineSettings) -> None:
             "name the address at which rank 0 listens for the others: --group-leader HOST:PORT",
             field="group_leader",
         )
+    if settings.group_share_ppm and not (rank and settings.group_split == "pipeline"):
+        raise InvalidArgument(
+            "only a rank above 0 with group_split pipeline is told its share",
+            field="group_share_ppm",
+        )
     if leader and not rank:
         raise InvalidArgument("rank 0 leads, and follows nobody", field="group_leader")
 

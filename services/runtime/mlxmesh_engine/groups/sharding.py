@@ -12,7 +12,9 @@ from mlx import nn
 
 from mlxmesh_engine.groups import pipeline
 from mlxmesh_engine.groups.ring import Ring
+from mlxmesh_engine.groups.structure import structure
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
+from mlxmesh_shared.settings.sections.services import MAX_GROUP_SIZE
 
 EXACT = frozenset(
     {
@@ -45,6 +47,11 @@ EXACT = frozenset(
     }
 )
 """Modules of mlx-lm 0.32.2."""
+
+_HEADS = {
+    "num_attention_heads": "attention heads",
+    "num_key_value_heads": "heads of keys and values",
+}
 
 _Counts = Mapping[tuple[int, str], int]
 """By the module's identity and the attribute's name."""
@@ -90,14 +97,46 @@ def divide(model: nn.Module, ring: Ring) -> None:
     Nothing is evaluated, so the parts of other ranks are never in memory.
     Raises: InvalidArgument if the model's sizes cannot be divided.
     """
-    before, size = _counts(model), cast("int", ring.size())
+    whole, size = structure(model), cast("int", ring.size())
+    if why := _shard(model, ring):
+        raise InvalidArgument(
+            f"this {architecture(model)} model cannot be divided among {size} ranks with tensor: "
+            f"{_odd_heads(whole, size) or why}; {_instead(whole, size)}",
+            field="group_size",
+        )
+
+
+def possible_sizes(model: nn.Module) -> list[int]:
+    """The numbers of ranks among which the model can be divided; it remains whole."""
+    return [
+        size
+        for size in range(2, MAX_GROUP_SIZE + 1)
+        if not _shard(structure(model), _FirstOf(size))
+    ]
+
+
+class _FirstOf:
+    """A ring as its rank 0 sees it before anything is computed."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def size(self) -> int:
+        return self._size
+
+    def rank(self) -> int:
+        return 0
+
+
+def _shard(model: nn.Module, ring: Ring) -> str:
+    """Divides the model; if that is impossible, returns why, and leaves it half divided."""
+    before = _counts(model)
     try:
         cast("Any", model).shard(ring)
     # A model may raise anything.
-    except Exception as error:
-        raise _indivisible(model, size, str(error).rstrip(".")) from error
-    if why := _remainder(before, _counts(model), size):
-        raise _indivisible(model, size, why)
+    except Exception as error:  # noqa: BLE001
+        return str(error).rstrip(".") or type(error).__name__
+    return _remainder(before, _counts(model), ring.size())
 
 
 def _counts(model: nn.Module) -> _Counts:
@@ -120,10 +159,26 @@ def _remainder(before: _Counts, after: _Counts, size: int) -> str:
     return ""
 
 
-def _indivisible(model: nn.Module, size: int, why: str) -> InvalidArgument:
-    instead = "; choose another group_size"
-    if architecture(model) in pipeline.EXACT and pipeline.can_pipeline(model):
-        instead += ", or group_split pipeline"
-    return InvalidArgument(
-        f"this model cannot be divided among {size} ranks: {why}{instead}", field="group_size"
-    )
+def _odd_heads(model: nn.Module, size: int) -> str:
+    """The heads that cannot be divided, which say more than the sizes that depend on them."""
+    args = getattr(model, "args", None)
+    for name, what in _HEADS.items():
+        count = getattr(args, name, None)
+        if isinstance(count, int) and count % size:
+            return f"it has {count} {what}"
+    return ""
+
+
+def _instead(whole: nn.Module, size: int) -> str:
+    """What would work."""
+    ways: list[str] = []
+    if sizes := [str(each) for each in possible_sizes(whole)]:
+        *others, last = sizes
+        ways.append(f"--group {', '.join(others)} or {last}" if others else f"--group {last}")
+    exact = architecture(whole) in pipeline.EXACT and pipeline.can_pipeline(whole)
+    layers = pipeline.layers_of(whole) if exact else 0
+    if layers >= size:
+        ways.append("--group-split pipeline")
+    elif layers > 1:
+        ways.append(f"--group {layers} or less with --group-split pipeline")
+    return f"use {', or '.join(ways)}" if ways else "set --group 1"

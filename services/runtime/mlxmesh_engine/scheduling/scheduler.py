@@ -1,73 +1,19 @@
-"""Which sequences get a slot, and which prompt tokens the next step prefills. Pure."""
+"""Which sequences get a slot, wait, prefill or decode. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from mlxmesh_engine.scheduling.adapter_gate import AdapterGate, NoAdapters
 from mlxmesh_engine.scheduling.background import (
     MEMORY_SHARE,
     BackgroundLane,
     BackgroundPace,
-    BackgroundSlices,
     BackgroundTurn,
 )
 from mlxmesh_engine.scheduling.fair_queue import FairQueue
-from mlxmesh_engine.scheduling.long_prompt_budget import LongPromptBudget
-from mlxmesh_engine.scheduling.prefill_budget import Backlog, PrefillBudget
-from mlxmesh_engine.scheduling.request import SequenceKey
+from mlxmesh_engine.scheduling.prefill_plan import PrefillPlanner, PrefillSlice
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
-from mlxmesh_engine.scheduling.shared_prefill import can_follow, follows
-from mlxmesh_engine.scheduling.step_times import PrefillTokens, StepTime
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillSlice:
-    """The next `count` tokens of one prompt."""
-
-    active: ActiveSequence
-    start: int
-    count: int
-
-    @classmethod
-    def next(cls, active: ActiveSequence, count: int) -> "PrefillSlice":
-        """At most `count` tokens: it ends where prefill pauses."""
-        start, pause_at = active.prefilled, active.pause_at
-        if pause_at is not None and start < pause_at < start + count:
-            count = pause_at - start
-        return cls(active, start, count)
-
-    @property
-    def pauses(self) -> bool:
-        """Whether prefill pauses after it."""
-        return self.count > 0 and self.start + self.count == self.active.pause_at
-
-    @property
-    def first(self) -> bool:
-        return self.start == self.active.cached_tokens
-
-    @property
-    def whole_prompt(self) -> bool:
-        """Whether this is all of the prompt that is not cached."""
-        return self.first and self.start + self.count == self.active.prefill_tokens
-
-    @property
-    def scored(self) -> range:
-        """Positions after whose tokens the scores are needed, for log-probabilities."""
-        needed = self.active.prompt_scores
-        return range(max(self.start, needed.start), min(self.start + self.count, needed.stop))
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        return self.active.tokens[self.start : self.start + self.count]
-
-
-def count_tokens(slices: Iterable[PrefillSlice]) -> PrefillTokens:
-    """The slices' tokens, by kind of prompt."""
-    counts = [(slice_.count, slice_.active.long) for slice_ in slices]
-    return PrefillTokens(
-        long_tokens=sum(count for count, long in counts if long),
-        other_tokens=sum(count for count, long in counts if not long),
-    )
+from mlxmesh_engine.scheduling.shared_prefill import can_follow, own_prefills
+from mlxmesh_engine.scheduling.step_times import StepTime
 
 
 class Scheduler:
@@ -95,9 +41,8 @@ class Scheduler:
         """interruptible: whether a pass of background work ends when another sequence arrives."""
         self.kv_capacity_tokens = kv_capacity_tokens
         self._max_running = max_running
-        self._budget = PrefillBudget(prefill_tokens_per_step)
-        self._long_budget = LongPromptBudget(
-            slowdown=prefill_slowdown, max_tokens=prefill_tokens_per_step
+        self._planner = PrefillPlanner(
+            prefill_tokens_per_step, slowdown=prefill_slowdown, interruptible=interruptible
         )
         self._adapters = adapters or NoAdapters()
         self._adapters_version = self._adapters.version
@@ -109,7 +54,6 @@ class Scheduler:
         self._running_tokens = 0
         self._background = BackgroundLane()
         self._pace = BackgroundPace()
-        self._slices = BackgroundSlices(prefill_tokens_per_step, interruptible=interruptible)
 
     @property
     def waiting(self) -> int:
@@ -306,87 +250,31 @@ class Scheduler:
     def awaiting_prefill(self, *, background: bool = False) -> list[ActiveSequence]:
         """The running sequences whose prefill has not started and waits for no other."""
         prefilling = self._background.prefilling if background else self._prefilling
-        return [active for active in _own_prefills(prefilling) if not active.prefill_started]
+        return [active for active in own_prefills(prefilling) if not active.prefill_started]
 
     def plan_prefill(self) -> list[PrefillSlice]:
-        """The prompt tokens that the next step prefills.
-
-        While sequences decode, the oldest long prompt advances by what the slowdown limit allows.
-        The other prompts share the step's token budget. A short prompt never waits for long ones,
-        and no prompt starves: the oldest one advances in every step.
-        """
-        counts: dict[SequenceKey, int] = {}
-        prefilling = prompts = _own_prefills(self._prefilling)
-        if self._decoding:
-            prompts = [active for active in prefilling if not active.long]
-            if long := next((active for active in prefilling if active.long), None):
-                counts[long.key] = min(self._long_budget.next_tokens(), long.remaining_prefill)
-        counts |= self._split_budget([active for active in prompts if active.remaining_prefill])
-        return [
-            PrefillSlice.next(active, count)
-            for active in prefilling
-            if (count := counts.get(active.key, 0)) > 0 or active.remaining_prefill == 0
-        ]
+        """The prompt tokens that the next step prefills."""
+        return self._planner.plan(self._prefilling, decoding=len(self._decoding))
 
     def plan_background_prefill(self) -> list[PrefillSlice]:
-        """The prompt tokens of the next pass of background prefill, the oldest prompts first."""
-        left = self._slices.tokens(self._pace.baseline_s)
-        slices: list[PrefillSlice] = []
-        for active in _own_prefills(self._background.prefilling):
-            if left <= 0:
-                break
-            count = min(left, active.remaining_prefill)
-            slices.append(PrefillSlice.next(active, count))
-            left -= count
-        return slices
+        """The prompt tokens of the next pass of background prefill."""
+        return self._planner.plan_background(self._background.prefilling, self._pace.baseline_s)
 
     def record_background_prefill(self, seconds: float, tokens: int) -> None:
         """Records how long the passes of a plan took."""
-        if tokens:
-            self._slices.record(seconds, tokens)
+        self._planner.record_background(seconds, tokens)
 
     def interrupted_background_prefill(self) -> None:
         """Call it when a pass was interrupted."""
-        self._slices.interrupted()
+        self._planner.interrupted_background()
 
     def record_pace(self, step_s: float, *, background: bool) -> None:
         """Records a step in which all sequences only decoded, with or without background work."""
         self._pace.record(step_s, background=background)
 
-    def _split_budget(self, prompts: list[ActiveSequence]) -> dict[SequenceKey, int]:
-        """The oldest prompt gets all it needs or half of the budget, then the shortest that fit.
-
-        A part of a prompt is a pass of its own, so only one is cut: the oldest of those left over,
-        and only for at least half of the budget.
-        """
-        if not prompts:
-            return {}
-        tokens = sum(active.remaining_prefill for active in prompts)
-        budget = self._budget.tokens(Backlog(len(prompts), tokens, decoding=len(self._decoding)))
-        oldest, *others = prompts
-        counts = {oldest.key: min(max(1, budget // 2), oldest.remaining_prefill)}
-        if oldest.remaining_prefill <= budget:
-            counts[oldest.key] = oldest.remaining_prefill
-        left = budget - counts[oldest.key]
-        for active in sorted(others, key=lambda each: each.remaining_prefill):
-            if active.remaining_prefill > left:
-                break
-            counts[active.key] = active.remaining_prefill
-            left -= active.remaining_prefill
-        cut = next(
-            (each for each in prompts if counts.get(each.key) != each.remaining_prefill), None
-        )
-        if cut is not None and (cut is oldest or left >= budget // 2):
-            done = counts.get(cut.key, 0)
-            counts[cut.key] = min(done + left, cut.remaining_prefill)
-        return counts
-
     def record_step(self, step: StepTime) -> None:
-        """Fits the budgets to the duration of a step."""
-        prefill = step.prefill
-        self._budget.record(step.seconds, prefill.total, decoding=step.decoding)
-        if step.decoding and not prefill.other_tokens:
-            self._long_budget.record(step.seconds, prefill.long_tokens)
+        """Fits the budgets of prefill to the duration of a step."""
+        self._planner.record(step)
 
     def advance(self, done: PrefillSlice) -> bool:
         """Records that a slice was prefilled; True if its sequence is ready to decode."""
@@ -427,11 +315,3 @@ class Scheduler:
         if active.request.background:
             return self._background.prefilling, self._background.decoding
         return self._prefilling, self._decoding
-
-
-def _own_prefills(prefilling: Sequence[ActiveSequence]) -> list[ActiveSequence]:
-    """The sequences that do not wait for the prefill of another one with their prompt.
-
-    A leader without a slot delays nobody: only one that is in prefill is sure to advance.
-    """
-    return [each for each in prefilling if not follows(each, prefilling)]

@@ -1,6 +1,6 @@
 """Which sequences wait for the prefill of another one with the same prompt, to get a copy. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
@@ -23,6 +23,14 @@ def leader_for(active: ActiveSequence, named: ActiveSequence | None) -> ActiveSe
 def follows(active: ActiveSequence, prefilling: Collection[ActiveSequence]) -> bool:
     """Whether it waits: its leader has a slot, and prompt tokens left to prefill."""
     return active.leader in prefilling and can_follow(active)
+
+
+def own_prefills(prefilling: Sequence[ActiveSequence]) -> list[ActiveSequence]:
+    """The sequences that do not wait for the prefill of another one with their prompt.
+
+    A leader without a slot delays nobody: only one that is in prefill is sure to advance.
+    """
+    return [each for each in prefilling if not follows(each, prefilling)]
 
 
 def can_follow(active: ActiveSequence) -> bool:

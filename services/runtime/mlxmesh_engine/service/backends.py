@@ -129,7 +129,12 @@ def _load_part(settings: EngineSettings, started: Started) -> "LoadedPart":
     if settings.model_dir is None:
         raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
     return load_part(
-        Seat(settings.group_rank, started.ring_addresses),
+        Seat(
+            settings.group_rank,
+            started.ring_addresses,
+            settings.group_share_ppm,
+            settings.group_start_silence_s,
+        ),
         settings.model_dir,
         blas=opened.blas,
         dtype=settings.dtype,

@@ -16,6 +16,7 @@ from mlxmesh_engine.groups.messages import (
     FromLeader,
     Joined,
     Leaving,
+    Serving,
     Started,
     Stopped,
 )
@@ -131,6 +132,8 @@ class _Following:
             self._thread = FollowerThread(open_part(self._group.settings, message))
             self._thread.start()
             tasks.append(asyncio.create_task(self._watch_thread(self._thread)))
+        elif isinstance(message, Serving):
+            self._group.protect()
         elif isinstance(message, Stopped):
             return False
         elif self._thread is not None:
@@ -149,10 +152,6 @@ class _Following:
     async def _watch_thread(self, thread: FollowerThread) -> None:
         await asyncio.wait({thread.loaded, thread.dead}, return_when=asyncio.FIRST_COMPLETED)
         if thread.loaded.done():
-            from mlxmesh_engine.groups.ring import DeadMansSwitch
-
-            silence_s = self._group.settings.group_silence_s
-            self._group.peers.protect(silence_s, DeadMansSwitch(silence_s))
             self._announce({"phase": "following"})
             await asyncio.wait({thread.dead})
         error = _described(thread.dead.exception())

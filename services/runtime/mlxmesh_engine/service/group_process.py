@@ -17,7 +17,7 @@ from mlxmesh_engine.groups.messages import Joined, Started
 from mlxmesh_engine.groups.peers import GroupPeers
 from mlxmesh_engine.groups.servicer import SERVICE_NAME, GroupServicer
 from mlxmesh_shared.errors import Internal, MeshError
-from mlxmesh_shared.host.host_port import join_host_port, split_host_port
+from mlxmesh_shared.host.host_port import is_loopback, join_host_port, local_host, split_host_port
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.rpc.channels import MAX_MESSAGE_BYTES, PeerTimeouts
 from mlxmesh_shared.rpc.server import ServerOptions
@@ -47,6 +47,12 @@ def _free_port(host: str) -> int:
         return listener.getsockname()[1]
 
 
+def reached_at(host: str, port: int | str, advertise_host: str) -> str:
+    """Where other ranks reach a listener; one on a loopback address is reached on its host only."""
+    advertised = host if is_loopback(host) else advertise_host or local_host(host)
+    return join_host_port(advertised, port)
+
+
 class GroupProcess:
     """The group's side of one rank's process."""
 
@@ -58,7 +64,12 @@ class GroupProcess:
         self.settings = process.settings
         self._process = process
         self._announce = announce
-        self.peers = GroupPeers(self.settings.group_rank, self.settings.group_size, end=self.end)
+        self.peers = GroupPeers(
+            self.settings.group_rank,
+            self.settings.group_size,
+            start_silence_s=self.settings.group_start_silence_s,
+            end=self.end,
+        )
         self._servicer = GroupServicer(self.peers)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -83,8 +94,8 @@ class GroupProcess:
         own = Joined(
             settings.group_rank,
             settings.group_size,
-            join_host_port(settings.advertise_host or host, port),
-            join_host_port(settings.advertise_host or host, _free_port(host)),
+            reached_at(host, port, settings.advertise_host),
+            reached_at(host, _free_port(host), settings.advertise_host),
         )
         try:
             yield own
@@ -104,6 +115,13 @@ class GroupProcess:
         for rank in range(self.settings.group_rank):
             self._tasks.append(asyncio.create_task(self._beat(rank, started.addresses[rank])))
         self._tasks.append(asyncio.create_task(self.peers.check()))
+
+    def protect(self) -> None:
+        """The start has ended: from now on, a rank that is lost is noticed soon."""
+        from mlxmesh_engine.groups.ring import DeadMansSwitch
+
+        silence_s = self.settings.group_silence_s
+        self.peers.protect(silence_s, DeadMansSwitch(silence_s))
 
     def open_channel(self, address: str) -> Any:
         return self._process.open_channel(address, role="engine", timeouts=_TIMEOUTS)

@@ -19,17 +19,22 @@ _log = logging.getLogger(__name__)
 class Lead:
     """All ranks have joined; `lead` is for the backend."""
 
-    def __init__(self, group: GroupProcess, lead: GroupLead, on_leave: list[Callable[[], None]]):
+    def __init__(
+        self,
+        group: GroupProcess,
+        leadership: Leadership,
+        lead: GroupLead,
+        on_leave: list[Callable[[], None]],
+    ) -> None:
         self._group = group
+        self._leadership = leadership
         self.lead = lead
         self._on_leave = on_leave
 
-    def protect(self, leave: Callable[[], None]) -> None:
-        """Call it when all ranks have loaded. leave: begins the drain of this engine."""
-        from mlxmesh_engine.groups.ring import DeadMansSwitch
-
-        silence_s = self._group.settings.group_silence_s
-        self._group.peers.protect(silence_s, DeadMansSwitch(silence_s))
+    def begin_serving(self, leave: Callable[[], None]) -> None:
+        """Ends the start, for all ranks. leave: begins the drain of this engine."""
+        self._leadership.begin_serving()
+        self._group.protect()
         self._on_leave.append(leave)
 
 
@@ -61,6 +66,7 @@ async def leading(
         started = await leadership.wait_complete()
         group.start_heartbeats(started)
         try:
-            yield Lead(group, GroupLead(started, leadership.send, failed), on_leave)
+            lead = GroupLead(started, leadership.send, failed)
+            yield Lead(group, leadership, lead, on_leave)
         finally:
             await leadership.stop()

@@ -169,9 +169,9 @@ async def serve() -> None:
         observe_engine(telemetry.of_process.metrics, backend, steps)
         server = make_server(process, dispatcher, backend, loaded, encoder)
         address = await server.start()
-        if group is not None:
-            group.protect(leave=server.leaving.set)
         emitting = asyncio.create_task(emit_load(dispatcher, backend))
+        if group is not None:
+            group.begin_serving(leave=server.leaving.set)
         await server.set_serving()
         announce({"address": address})
         await _export_telemetry(stack, process)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from mlxmesh_engine.scheduling.background import BackgroundTurn
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory
+from mlxmesh_engine.scheduling.prefill_plan import count_tokens
 from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest, Update
-from mlxmesh_engine.scheduling.scheduler import Scheduler, count_tokens
+from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
 from mlxmesh_engine.scheduling.step_times import PrefillTokens, StepTime

@@ -9,8 +9,8 @@ from pathlib import Path
 from mlxmesh_engine.forward import model_config
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory, kv_memory
 from mlxmesh_engine.scheduling.images import ImageReader
+from mlxmesh_engine.scheduling.prefill_plan import PrefillSlice
 from mlxmesh_engine.scheduling.request import Logprobs
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 _MASK = 2**64 - 1

@@ -18,14 +18,14 @@ import mlx.core as mx
 from mlxmesh_engine.adapters.slots import AdapterSlots
 from mlxmesh_engine.cache.kv_cache import RowsCache
 from mlxmesh_engine.cpu.forward import Interrupted
-from mlxmesh_engine.forward.decode_groups import DecodedTokens, DecodeGroups, LaunchedStep
+from mlxmesh_engine.forward.decode_groups import DecodeGroups, LaunchedStep
 from mlxmesh_engine.forward.interruption import Interruption
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.forward.prefill import Prefill, Prefilled
 from mlxmesh_engine.forward.row_copies import copy_rows
 from mlxmesh_engine.prefixes.directory import PrefixDirectory
 from mlxmesh_engine.prefixes.store import open_prefix_store
-from mlxmesh_engine.scheduling.background import BackgroundTurn
+from mlxmesh_engine.scheduling.prefill_plan import PrefillSlice
 from mlxmesh_engine.scheduling.request import (
     Logprobs,
     PrefixDiskLoad,
@@ -34,11 +34,11 @@ from mlxmesh_engine.scheduling.request import (
     StepOutputs,
     Update,
 )
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler, count_tokens
+from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
-from mlxmesh_engine.scheduling.step_times import StepDurations, StepTimes, StepWork
 from mlxmesh_engine.service.prefix_reads import PrefixReads
+from mlxmesh_engine.service.step_measurements import StepMeasurements
 from mlxmesh_engine.service.telemetry import StepMetrics
 from mlxmesh_engine.speculation.speculation import NoSpeculation, Speculation
 from mlxmesh_shared.errors import EngineFailed
@@ -97,19 +97,14 @@ class StepLoop:
         self._launched: LaunchedStep | None = None
         self._clock = clock
         self._overlapping = loaded.device != "cpu"
-        self._times = StepTimes(overlapping=self._overlapping)
-        self._durations = StepDurations(overlapping=self._overlapping)
-        self._metrics = metrics or StepMetrics()
-        self._background_before = False
+        self._measurements = StepMeasurements(
+            scheduler, self._speculation, metrics or StepMetrics(), overlapping=self._overlapping
+        )
         self._consecutive_failures = 0
         self.steps = 0
         self.prompt_tokens = 0
         self.cached_prompt_tokens = 0
         """Of all prompts whose prefill began: their tokens, and how many of them were cached."""
-        self.proposed_tokens = 0
-        self.accepted_tokens = 0
-        """Of all sequences: the tokens that were proposed, and how many became output."""
-        self._last_decode = DecodedTokens()
 
     @property
     def idle(self) -> bool:
@@ -125,6 +120,16 @@ class StepLoop:
     def adapters(self) -> tuple[str, ...]:
         """The digests of the adapters in slots."""
         return self._adapters.digests if self._adapters is not None else ()
+
+    @property
+    def proposed_tokens(self) -> int:
+        """Of all sequences."""
+        return self._measurements.proposed_tokens
+
+    @property
+    def accepted_tokens(self) -> int:
+        """How many of the proposed tokens became output."""
+        return self._measurements.accepted_tokens
 
     @property
     def kv_bytes(self) -> int:
@@ -164,7 +169,7 @@ class StepLoop:
         Yields the outputs of decode before prefill runs, so that tokens do not wait for it.
         """
         now_s = self._clock()
-        self._record_duration(now_s)
+        self._measurements.began(now_s)
         self._sequences.fail_expired(now_s)
         self._admit(now_s)
         turn = self._scheduler.background_turn()
@@ -185,7 +190,9 @@ class StepLoop:
             self._collect(launched)
         # Only now: their last tokens are collected, and no computation is under way for them.
         self._isolate(self._decode.pop_failed())
-        self._record_times(previous, launched, turn)
+        self._measurements.decode_launched(
+            self._clock(), previous=previous, launched=launched, turn=turn
+        )
         if self._scheduler.prefilling or turn.prefill:
             yield self._sequences.pop_outputs()
         self._prefill_prompts()
@@ -201,14 +208,6 @@ class StepLoop:
         self.steps += 1
         if self.steps % _STEPS_BETWEEN_CACHE_CLEARS == 0:
             mx.clear_cache()
-
-    def _record_duration(self, now_s: float) -> None:
-        if (duration := self._durations.began(now_s)) is None:
-            return
-        duration_s, background = duration
-        self._scheduler.record_pace(duration_s, background=background)
-        if not background:
-            self._record_speculation(duration_s)
 
     def _admit(self, now_s: float) -> None:
         for active in self._reads.ready():
@@ -251,13 +250,6 @@ class StepLoop:
                     active, own, now_s, deferrable=deferrable, logprobs=its
                 )
 
-    def _record_speculation(self, seconds: float) -> None:
-        last = self._last_decode
-        if last.rows:
-            self._speculation.record_step(
-                seconds, rows=last.rows, proposed=last.proposed, accepted=last.accepted
-            )
-
     def _look_up_prefix(self, active: ActiveSequence) -> None:
         if active.prefix_version != self._prefixes.version and not active.needs_prompt_scores:
             # The last token is never skipped: it is the input of the first decode step.
@@ -285,42 +277,10 @@ class StepLoop:
         tokens = active.prefix_ids_of(active.tokens[: slice_.start + slice_.count])
         self._prefixes.insert(tokens, active.request.prefix_namespace, cache, row)
 
-    def _record_times(
-        self,
-        previous: LaunchedStep | None,
-        launched: LaunchedStep | None,
-        turn: BackgroundTurn,
-    ) -> None:
-        """A step only starts its prefill; the next step waits for the result.
-
-        The budgets of prefill count steps without background work only.
-        """
-        now_s = self._clock()
-        scheduler = self._scheduler
-        self._durations.launched(
-            StepWork(bool(scheduler.decoding), scheduler.prefilling, background=bool(turn))
-        )
-        ended = previous if self._overlapping else launched
-        self._last_decode = DecodedTokens.of(launched)
-        self.proposed_tokens += self._last_decode.proposed
-        self.accepted_tokens += self._last_decode.accepted
-        decoded = DecodedTokens.of(ended)
-        tokens = decoded.tokens
-        if launched is not None and launched is not ended and launched.verified:
-            tokens += self._last_decode.tokens
-            decoded = self._last_decode
-        self._metrics.record(now_s, decoded.rows, tokens)
-        background = turn or self._background_before
-        self._background_before = bool(turn)
-        if background or (self._overlapping and (previous is None) != (launched is None)):
-            self._times.reset()
-        elif step_time := self._times.ended(now_s, decoding=launched is not None):
-            self._scheduler.record_step(step_time)
-
     def _prefill_prompts(self) -> None:
         self._refresh_prefixes()
         slices = self._scheduler.plan_prefill()
-        self._times.prefill_started(count_tokens(slices))
+        self._measurements.prefill_started(slices)
         self._prefill.load_prefixes(slices)
         for group in self._prefill.groups(slices):
             self._run_prefill(group)

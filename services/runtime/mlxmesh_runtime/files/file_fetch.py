@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +10,13 @@ from mlxmesh_runtime.files.held_files import HeldFiles
 from mlxmesh_runtime.files.sources import Role, Source, Sources
 from mlxmesh_shared.artifacts.remote_file import RemoteFile
 from mlxmesh_shared.artifacts.threads import in_thread
-from mlxmesh_shared.errors import FetchFailed, MeshError, ModelFilesDamaged, UploadsFull
+from mlxmesh_shared.errors import (
+    DeadlineExceeded,
+    FetchFailed,
+    MeshError,
+    ModelFilesDamaged,
+    UploadsFull,
+)
 
 _PAUSE_S = 0.2
 _ROUNDS = 3
@@ -105,13 +111,20 @@ class FileFetch:
             part.remove()
             here = 0
         last_s, failed_rounds = self._clock(), 0
+        slow: set[Source] = set()
         while here < file.size_bytes:
             before, errors = here, list[MeshError]()
             # Now and then the model service, if runtimes that have more send nothing.
             ask_runtimes = not only_origins and failed_rounds % _ROUNDS != _ROUNDS - 1
-            for source in await self._candidates(file, here, errors, ask_runtimes=ask_runtimes):
+            avoided = slow if ask_runtimes else None
+            for source in await self._candidates(file, here, errors, avoided):
+                known = len(errors)
                 here = await self._read(source, file, digest, here, progress, errors)
-                if here > before:
+                if here == file.size_bytes:
+                    break
+                if any(isinstance(each, DeadlineExceeded) for each in errors[known:]):
+                    slow.add(source)
+                elif here > before:
                     break
             busy = any(isinstance(each, UploadsFull) for each in errors)
             failed_rounds = 0 if here > before or busy else failed_rounds + 1
@@ -137,14 +150,23 @@ class FileFetch:
             )
 
     async def _candidates(
-        self, file: RemoteFile, here: int, errors: list[MeshError], *, ask_runtimes: bool
+        self,
+        file: RemoteFile,
+        here: int,
+        errors: list[MeshError],
+        avoided: Collection[Source] | None,
     ) -> Sequence[Source]:
         """Whom to ask, in this order: runtimes while one has more, even if all of these are busy.
         Otherwise the hosts that wait for them would all read from the model service in turn.
+
+        avoided: runtimes that are asked last; None to ask no runtime.
         """
         try:
-            ahead = await self._sources.ahead(file, here) if ask_runtimes else ()
-            return ahead or await self._sources.origins()
+            ahead: Sequence[Source] = ()
+            if avoided is not None:
+                ahead = await self._sources.ahead(file, here)
+            fast = [each for each in ahead if each not in (avoided or ())]
+            return fast or [*await self._sources.origins(), *ahead]
         except MeshError as error:  # the registry's
             errors.append(error)
             return []

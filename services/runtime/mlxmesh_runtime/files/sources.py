@@ -20,8 +20,9 @@ from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, ChannelPool, OpenChannel,
 _ASK_TIMEOUT_S = 2.0
 _MANIFEST_TIMEOUT_S = 600.0
 """A registered directory is read once before its files are known."""
-_SILENCE_S = 10.0
-"""A source that sends nothing for so long is left."""
+SILENCE_S = 10.0
+"""A source that sends nothing, or less than LEAST_BYTES_PER_S, for so long is left."""
+LEAST_BYTES_PER_S = 32 * 1024
 
 
 class Role(StrEnum):
@@ -59,7 +60,7 @@ class Sources(Protocol):
     ) -> AsyncGenerator[bytes]:
         """The bytes of a file from an offset on, as far as the source has them.
 
-        Raises: MeshError.
+        Raises: DeadlineExceeded when the source is too slow; MeshError.
         """
         ...
 
@@ -68,9 +69,16 @@ class MeshSources:
     """Finds the sources in the registry and calls them by TransferService."""
 
     def __init__(
-        self, registry: Registry, *, instance_id: str, open_: OpenChannel = open_channel
+        self,
+        registry: Registry,
+        *,
+        instance_id: str,
+        open_: OpenChannel = open_channel,
+        silence_s: float = SILENCE_S,
     ) -> None:
+        """silence_s: how long to wait for the next bytes of a source."""
         self._registry = registry
+        self._silence_s = silence_s
         self._instance_id = instance_id
         # A source that is slow is better than a transfer that begins again.
         self._channels = {
@@ -116,7 +124,7 @@ class MeshSources:
         request = pb.ReadFileRequest(sha256=file.sha256, offset=offset, digest=digest)
         call = self._stub(source).ReadFile(request)
         try:
-            async with aclosing(_in_time(aiter(call))) as responses:
+            async with aclosing(_in_time(aiter(call), self._silence_s)) as responses:
                 async for response in responses:
                     if response.offset != offset or not response.data:
                         raise ServiceUnavailable(f"{source.address} sent another part of the file")
@@ -145,15 +153,24 @@ class MeshSources:
 
 
 async def _in_time(
-    responses: AsyncIterator[pb.ReadFileResponse],
+    responses: AsyncIterator[pb.ReadFileResponse], silence_s: float
 ) -> AsyncGenerator[pb.ReadFileResponse]:
-    """The responses. Raises: DeadlineExceeded when the next one does not come in time."""
+    """The responses. Raises: DeadlineExceeded when they do not come in time."""
+    clock = asyncio.get_running_loop().time
+    waited_s, received = 0.0, 0  # in the present period of at least silence_s
     while True:
+        begin_s = clock()
         try:
-            async with asyncio.timeout(_SILENCE_S):
+            async with asyncio.timeout(silence_s):
                 response = await anext(responses)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise DeadlineExceeded(f"the source sent nothing for {_SILENCE_S:g} s") from None
+            raise DeadlineExceeded(f"the source sent nothing for {silence_s:g} s") from None
+        waited_s += clock() - begin_s
+        received += len(response.data)
+        if waited_s >= silence_s:
+            if received < LEAST_BYTES_PER_S * waited_s:
+                raise DeadlineExceeded(f"the source sent {received} bytes in {waited_s:.1f} s")
+            waited_s, received = 0.0, 0
         yield response
