@@ -1,16 +1,18 @@
 """`make demo`: the whole mesh in a temporary directory, one streamed answer, nothing left.
 
-With `MODEL=smollm2` a real model answers, which is fetched the first time.
+With `MODEL=smollm2` a real model answers, which is fetched the first time. With `GROUP=2` two
+processes compute it together, each with some of its layers.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +21,7 @@ from mlxmesh_client import GenerateOptions, MeshClient
 from mlxmesh_launcher import smollm2
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh
-from mlxmesh_launcher.options import DEFAULT_MODEL, MeshOptions, ModelSource
+from mlxmesh_launcher.options import DEFAULT_MODEL, MeshOptions, ModelSource, bundled_models
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
@@ -36,9 +38,16 @@ class Demo:
     fetch: Callable[[], Path] | None = None
     """Gets the model's GGUF file where it does not come with mlxmesh."""
 
-    def sources(self) -> tuple[ModelSource, ...]:
-        """What the mesh should load."""
-        return (ModelSource(name=self.model, file=self.fetch()),) if self.fetch else ()
+    def sources(self, group_size: int) -> tuple[ModelSource, ...]:
+        """What the mesh should load; empty for what it loads anyway."""
+        if group_size == 1 and self.fetch is None:
+            return ()
+        if self.fetch is None:
+            source = bundled_models()[self.model]
+        else:
+            source = ModelSource(name=self.model, file=self.fetch())
+        group = {"group_size": group_size, "group_split": "pipeline"}
+        return (replace(source, load=group if group_size > 1 else {}),)
 
 
 DEMOS = {
@@ -55,9 +64,11 @@ DEMOS = {
 }
 
 
-async def run_demo(demo: Demo, console: Console, forked: Mapping[str, ForkedProcess]) -> int:
+async def run_demo(
+    demo: Demo, console: Console, forked: Mapping[str, ForkedProcess], group_size: int = 1
+) -> int:
     """Start, stream, stop; returns the number of tokens that were streamed."""
-    models = demo.sources()
+    models = demo.sources(group_size)
     with tempfile.TemporaryDirectory(prefix="mlxmesh-demo-") as directory:
         settings = load_settings(MeshSettings, ["--data-dir", directory])
         registry = open_registry(settings)
@@ -67,8 +78,10 @@ async def run_demo(demo: Demo, console: Console, forked: Mapping[str, ForkedProc
             with console.status("starting") as status:
                 start = time.perf_counter()
                 await mesh.start(status.update)
+            services = len(mesh.processes.children)
+            of_ranks = f" of {group_size} ranks" if group_size > 1 else ""
             console.print(
-                f"[dim]mesh of {len(mesh.children)} services and an engine on {mesh.gateway}, "
+                f"[dim]mesh of {services} services and an engine{of_ranks} on {mesh.gateway}, "
                 f"ready in {time.perf_counter() - start:.1f} s[/dim]"
             )
             return await _stream(demo, console, mesh.gateway)
@@ -103,12 +116,13 @@ async def _stream(demo: Demo, console: Console, gateway: str) -> int:
 def main() -> int:
     """Exit code 0 only when an answer was streamed."""
     console = Console()
-    name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL
-    if name not in DEMOS:
-        console.print(f"there is no demo of {name}; there are {', '.join(DEMOS)}")
-        return 2
+    parser = argparse.ArgumentParser(prog="make demo")
+    parser.add_argument("model", nargs="?", choices=[*DEMOS], default=DEFAULT_MODEL)
+    parser.add_argument("--group", type=int, default=1, help="how many ranks compute it")
+    given = parser.parse_args()
     try:
-        return 0 if asyncio.run(run_demo(DEMOS[name], console, fork_services())) else 1
+        ran = run_demo(DEMOS[given.model], console, fork_services(), given.group)
+        return 0 if asyncio.run(ran) else 1
     except MeshError as error:
         console.print(f"[red]demo failed:[/red] {error}", markup=True)
         return 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from mlxmesh.model.v1.model_pb2 import Model, ModelVersion, VersionState
 from mlxmesh_client import MeshClient
@@ -30,13 +32,14 @@ async def load_initial_models(
     bundled = bundled_models()
     for model in (*bundled_to_register(known, bundled.values()), *named):
         await add_model(client, model, report)
-    references = [model.name for model in named]
+    options = {model.name: model.load for model in named}
+    references = [*options]
     if not known and not named:
         references = [DEFAULT_MODEL]
     elif not named and replicas is not None:
         references = remembered(known)
     for reference in references:
-        await load(client, reference, replicas or 1, report)
+        await load(client, reference, replicas or 1, report, options.get(reference, {}))
     await wait_for_remembered(client, remembered(known), report)
 
 
@@ -79,10 +82,16 @@ async def add_model(client: MeshClient, model: ModelSource, report: Report) -> N
         report(f"{verb} {model.name}: {done:,.0f} of {total:,.0f} MB")
 
 
-async def load(client: MeshClient, reference: str, replicas: int, report: Report) -> None:
+async def load(
+    client: MeshClient,
+    reference: str,
+    replicas: int,
+    report: Report,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Load a model and wait for its replicas. Raises MeshError when they cannot be loaded."""
     report(f"loading {reference}")
-    async for _ in client.load_model(reference, replicas=replicas):
+    async for _ in client.load_model(reference, replicas=replicas, **options):
         pass
 
 

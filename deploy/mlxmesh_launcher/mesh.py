@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.announcement import announce, withdraw
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.command_lines import CommandLines
 from mlxmesh_launcher.hosts.state import read_state
 from mlxmesh_launcher.initial_models import Report, load_initial_models
-from mlxmesh_launcher.launcher_events import LauncherEvents, service_message
+from mlxmesh_launcher.launcher_events import LauncherEvents
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.options import MeshOptions
 from mlxmesh_launcher.periodic_tasks import (
@@ -22,23 +21,10 @@ from mlxmesh_launcher.periodic_tasks import (
     rotate_logs,
     watch_directory,
 )
-from mlxmesh_launcher.readiness import (
-    START_TIMEOUT_S,
-    SUCCESSOR_TIMEOUT_S,
-    spawn,
-    until_serving,
-)
+from mlxmesh_launcher.processes import Processes
 from mlxmesh_launcher.record import RecordFile
-from mlxmesh_launcher.service_settings import (
-    ACCESS,
-    ON_USE,
-    SERVICES,
-    STARTED_TOGETHER,
-    STOP_MARGIN_S,
-)
+from mlxmesh_launcher.service_settings import SERVICES, STOP_MARGIN_S
 from mlxmesh_launcher.servicer import control_server
-from mlxmesh_launcher.users import may_have_users
-from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import Instance, Registry, open_registry
@@ -50,18 +36,9 @@ from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 if TYPE_CHECKING:
     from mlxmesh_launcher.hosts.local_host import LocalHost
 
-# A process that was replaced waits for its engines to load elsewhere, or its clients to move.
-LEAVE_TIMEOUT_S = 600.0
-_WITHOUT = {
-    "access": "users cannot sign in, and new keys do not work",
-    "jobs": "no jobs can be submitted",
-    "worker": "no jobs run",
-    "tools": "no tools can be called",
-}
-
 
 class Mesh:
-    """The processes of one data directory; `start`, then `stop`."""
+    """The mesh of one data directory; `start`, then `stop`."""
 
     def __init__(
         self,
@@ -81,19 +58,17 @@ class Mesh:
         self._tls_dir = options.data_dir / "tls" if self._makes_certificates else options.tls_dir
         self._commands = CommandLines(options, self._tls_dir)
         self._settings = self._commands.settings
-        self._stop_timeouts_s = self._settings.stop_timeouts_s(options.stop_grace_s)
+        stop_timeouts_s = self._settings.stop_timeouts_s(options.stop_grace_s)
         self._record = RecordFile(
             options.data_dir,
             options.flags,
-            stop_timeout_s=sum(self._stop_timeouts_s.values()) + STOP_MARGIN_S,
+            stop_timeout_s=sum(stop_timeouts_s.values()) + STOP_MARGIN_S,
             lock=lock,
         )
         self._events = LauncherEvents(registry)
         self.host = self._local_host()
         """This host's part in a mesh of several hosts; None for a mesh on one host."""
         self._periodic = PeriodicTasks()
-        self._starting = asyncio.Lock()
-        self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
         self._announced: Instance | None = None
         self.notes: tuple[str, ...] = ()
@@ -101,8 +76,15 @@ class Mesh:
         self.leaving = asyncio.Event()
         """Set once the mesh should stop."""
         used = (self.host.services if self.host is not None else ()) or self._settings.used()
-        self.children = {name: self._child(name) for name in SERVICES if name in used}
-        """The supervised processes by service, in starting order."""
+        self.processes = Processes(
+            used,
+            self._child,
+            self._commands,
+            registry,
+            tls=self._tls_dir is not None,
+            stop_timeouts_s=stop_timeouts_s,
+            starts_on="" if state is None or state.is_first else state.first_host,
+        )
 
     @property
     def gateway(self) -> str:
@@ -126,18 +108,17 @@ class Mesh:
         self._start_periodic_tasks()
         if self.host is not None:
             await self.host.start(report)
-        await self._spawn_all()
+        await self.processes.spawn()
         # Only now: the first report may take a while, as of a screen that has to be opened.
         for note in self.notes:
             report(note)
         report("starting services")
-        addresses = await self._until_serving(report)
+        addresses = await self.processes.until_serving(report)
         self._events.start(self._certificates())
-        for child in self.children.values():
-            child.keep_running()
-        if "model" in self.children:
+        self.processes.keep_running()
+        if "model" in addresses:
             await self._load_models(addresses, report)
-        if "gateway" in self.children:
+        if "gateway" in addresses:
             self.notes += (self._commands.who_may_call(),)
         await self._publish()
 
@@ -148,46 +129,12 @@ class Mesh:
         async with MeshClient(reached, tls=self.tls, api_key="") as client:
             await load_initial_models(client, self._options.models, self._options.replicas, report)
 
-    async def _spawn_all(self) -> None:
-        """Starts the processes. Gateways depend on whether there are users."""
-        gateway = self.children.get("gateway")
-        if (access := self.children.get(ACCESS)) is None or gateway is None:
-            await asyncio.gather(*map(spawn, self.children.values()))
-            return
-        others = (child for child in self.children.values() if child is not gateway)
-        await asyncio.gather(*map(spawn, others))
-        self._commands.has_users = await may_have_users(
-            access, self._registry, tls=self._tls_dir is not None
-        )
-        await spawn(gateway)
-
-    async def _until_serving(self, report: Report) -> Mapping[str, str]:
-        """Waits for all services; returns their addresses. Raises: ServiceUnavailable.
-
-        A mesh serves without those that start on use.
-        """
-
-        async def address(child: Child) -> str:
-            try:
-                instance = await until_serving(child, self._registry)
-            except ServiceUnavailable as error:
-                if child.name not in ON_USE:
-                    raise
-                report(f"{_WITHOUT[child.name]}: {error}")
-                return ""
-            if child.name == "gateway":
-                self._commands.pin(instance)
-            return instance.address
-
-        found = await asyncio.gather(*map(address, self.children.values()))
-        return dict(zip(self.children, found, strict=True))
-
     async def _publish(self) -> None:
         """Serves LauncherService, and writes how this mesh is reached."""
         certificates = self._certificates()
         tls = ServerTls(certificates) if certificates is not None else None
         first = self.host.first if self.host is not None else None
-        self._control = control_server(self, leaving=self.leaving, tls=tls, hosts=first)
+        self._control = control_server(self.processes, leaving=self.leaving, tls=tls, hosts=first)
         control = await self._control.start()
         await self._control.set_serving()
         self._announced = await announce(self._registry, self._settings.of_runtime, control)
@@ -195,89 +142,13 @@ class Mesh:
             self.gateway, http=self.http, control=control, tls_dir=self._tls_dir, notes=self.notes
         )
 
-    async def start_service(self, name: str) -> tuple[launcher_pb2.SupervisedService, bool]:
-        """As of Supervised."""
-        async with self._starting:
-            started = [await self._start_on_use(each) for each in STARTED_TOGETHER[name]]
-            return service_message(self.children[name]), any(started)
-
-    async def _start_on_use(self, name: str) -> bool:
-        """Returns once the service serves; whether this call started it. Raises: MeshError."""
-        if (child := self.children.get(name)) is not None:
-            await until_serving(child, self._registry)
-            return False
-        if self.host is not None and self.host.first is None:
-            raise IllegalState(
-                f"the {name} service of this mesh runs on host {self.host.state.first_host}, where"
-                " its first use starts it: repeat this there"
-            )
-        new = self._child(name)
-        try:
-            await spawn(new)
-            await until_serving(new, self._registry)
-        except BaseException:
-            await new.stop(0)
-            raise
-        new.keep_running()
-        known = {**self.children, name: new}
-        self.children = {each: known[each] for each in SERVICES if each in known}
-        return True
-
-    def names(self, services: Sequence[str]) -> list[str]:
-        """As of Supervised."""
-        return [name for name in self.children if not services or name in services]
-
-    def services(self) -> Sequence[launcher_pb2.SupervisedService]:
-        """As of Supervised."""
-        return [service_message(child) for child in self.children.values()]
-
-    async def replace(self, name: str) -> AsyncGenerator[launcher_pb2.RestartPhase.ValueType]:
-        """As of Supervised: the new process serves before the old one drains, if both can
-        listen at the same time.
-        """
-        if name == "gateway" and (access := self.children.get(ACCESS)) is not None:
-            self._commands.has_users = await may_have_users(
-                access, self._registry, tls=self._tls_dir is not None
-            )
-        overlaps = self._commands.can_overlap(name)
-        old, new = self.children[name], self._child(name, takes_over=overlaps)
-        yield launcher_pb2.RESTART_PHASE_STARTING
-        if not overlaps:
-            await old.stop(LEAVE_TIMEOUT_S)
-            self.children[name] = new
-        timeout_s = SUCCESSOR_TIMEOUT_S if overlaps else START_TIMEOUT_S
-        try:
-            await spawn(new)
-            await until_serving(new, self._registry, timeout_s)
-        except BaseException:
-            if overlaps:
-                await new.stop(0)
-            else:
-                new.keep_running()  # there is no other
-            raise
-        new.keep_running()
-        self.children[name] = new
-        # In its own task: it continues when the caller is gone.
-        self._leaving[old] = asyncio.create_task(old.stop(LEAVE_TIMEOUT_S))
-        yield launcher_pb2.RESTART_PHASE_DRAINING
-        await asyncio.shield(self._leaving[old])
-        del self._leaving[old]
-        yield launcher_pb2.RESTART_PHASE_DONE
-
     async def stop(self, report: Report = lambda _: None) -> None:
-        """Stops every service, the gateway first: no new calls arrive while the rest drains."""
+        """Stops the processes in order, then what this one runs beside them."""
         if self._announced is not None:
             await withdraw(self._registry, self._announced)
         if self._control is not None:
             await self._control.drain(0, settle_s=0)
-        leaving = [
-            asyncio.create_task(old.stop(self._stop_timeouts_s[old.name])) for old in self._leaving
-        ]
-        for name, child in reversed(self.children.items()):
-            if child.pid is not None:
-                report(f"stopping {name}")
-            await child.stop(self._stop_timeouts_s[name])
-        await asyncio.gather(*leaving, *self._leaving.values())
+        await self.processes.stop(report)
         if self.host is not None:
             await self.host.stop()
         await self._events.stop()
@@ -322,7 +193,7 @@ class Mesh:
             max_files=settings.log_files,
         )
 
-    def _child(self, name: str, *, takes_over: bool = False) -> Child:
+    def _child(self, name: str, takes_over: bool) -> Child:
         return Child(
             name=name,
             command=lambda: self._commands.of(name, takes_over=takes_over),

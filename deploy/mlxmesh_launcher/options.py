@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlxmesh_shared.errors import InvalidArgument
 
@@ -19,6 +21,8 @@ class ModelSource:
     directory: Path | None = None
     repo_id: str = ""
     file: Path | None = None
+    load: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """More arguments of `MeshClient.load_model`."""
 
 
 def model_name(file: Path) -> str:

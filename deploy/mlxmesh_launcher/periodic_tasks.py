@@ -80,7 +80,8 @@ def renew_certificates(
     Raises: IllegalState when they cannot be written.
     """
     # Only a mesh with TLS needs the library behind it.
-    from mlxmesh_launcher.authority import LIFETIME, ensure_certificates, until_due_s
+    from mlxmesh_launcher.authority import LIFETIME, ensure_certificates
+    from mlxmesh_launcher.certificate_directory import until_due_s
 
     lifetime = timedelta(seconds=lifetime_s) or LIFETIME
     try:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from mlxmesh_launcher.authority import CONSUL, Authority, key_hash
+from mlxmesh_launcher.authority import Authority
+from mlxmesh_launcher.certificate_directory import CONSUL, key_hash
 from mlxmesh_launcher.hosts.attempts import FailedAttempts
 from mlxmesh_launcher.hosts.invitations import Invitations
 from mlxmesh_launcher.hosts.reports import HostReports

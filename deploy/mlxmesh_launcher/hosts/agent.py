@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlxmesh_launcher.authority import CONSUL
+from mlxmesh_launcher.certificate_directory import CONSUL
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.hosts.state import DATACENTER, HostState, folder_of
 from mlxmesh_launcher.readiness import spawn

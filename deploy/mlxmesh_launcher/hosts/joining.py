@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mlxmesh.control.v1 import hosts_pb2 as pb
 from mlxmesh.control.v1 import hosts_pb2_grpc as pb_grpc
-from mlxmesh_launcher.authority import NewKey, write_authority
+from mlxmesh_launcher.certificate_directory import NewKey, write_authority
 from mlxmesh_launcher.hosts.admission import roles_of
 from mlxmesh_launcher.hosts.join_token import JoinToken
 from mlxmesh_launcher.hosts.state import DEFAULT_JOIN_PORT, SERVICES, HostState
@@ -99,8 +99,8 @@ def find_server(host: str, port: int, token: JoinToken) -> Server:
     if not hmac.compare_digest(hashlib.sha256(shown).digest(), token.fingerprint):
         raise IllegalState(
             f"the certificate of {where} is not the one that the token names: somebody intercepts"
-            " the connection, or the token is of another mesh. Nothing was sent; compare the"
-            " address with that of `mlxmesh hosts invite`"
+            " the connection, it is another port, or the token is of another mesh. Nothing was"
+            " sent; compare the address with that of `mlxmesh hosts invite`"
         )
     _check_clock(shown)
     return Server(host, port, ssl.DER_cert_to_PEM_cert(shown).encode(), own_address)

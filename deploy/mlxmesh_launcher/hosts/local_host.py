@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
-from mlxmesh_launcher.authority import read_certificate, until_due_s
+from mlxmesh_launcher.certificate_directory import read_certificate, until_due_s
 from mlxmesh_launcher.hosts.agent import AgentProcess, until_registry_answers
-from mlxmesh_launcher.hosts.audit import AuditDelivery, AuditOutbox
+from mlxmesh_launcher.hosts.audit import AuditOutbox, deliver_audit
 from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.joining import recalled_certificates, renew_certificates
 from mlxmesh_launcher.hosts.recalling import write_recalled
@@ -21,7 +22,13 @@ from mlxmesh_launcher.periodic_tasks import (
     renewal_retry_s,
 )
 from mlxmesh_shared.consul.agent import ConsulAgent
-from mlxmesh_shared.errors import IllegalState, MeshError, RegistryUnavailable
+from mlxmesh_shared.errors import (
+    IllegalState,
+    MeshError,
+    PermissionDenied,
+    RegistryUnavailable,
+    Unauthenticated,
+)
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Registry
@@ -29,6 +36,8 @@ from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 RECALL_CHECK_INTERVAL_S = 10.0
+MEMBERSHIP_TIMEOUT_S = 2.0
+"""At the start: the first host may be away, and this one serves without it."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +87,12 @@ class LocalHost:
         return self.state.services
 
     async def start(self, report: Callable[[str], None]) -> None:
-        """Returns once the registry answers. Raises: IllegalState, ServiceUnavailable."""
+        """Returns once the registry answers.
+
+        Raises: IllegalState, also for a host that was removed, and ServiceUnavailable.
+        """
+        if self.first is None:
+            await self._check_membership()
         if self._agent is not None:
             await self._agent.start(self._registry, report)
         else:
@@ -90,8 +104,8 @@ class LocalHost:
             )
         if self.first is not None:
             await self.first.start()
-            audit = AuditDelivery(self._outbox, self._registry, self._tls_dir)
-            self._tasks.append(asyncio.create_task(audit.run(), name="deliver-audit"))
+            audit = deliver_audit(self._outbox, self._registry, self._tls_dir)
+            self._tasks.append(asyncio.create_task(audit, name="deliver-audit"))
         else:
             renewing = self._renew_when_due()
             self._tasks.append(asyncio.create_task(renewing, name="renew-certificates"))
@@ -129,13 +143,32 @@ class LocalHost:
 
     async def _follow_recalled(self) -> None:
         """What was recalled stays so while the first host is away."""
-        shown = CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
         while True:
+            await asyncio.sleep(RECALL_CHECK_INTERVAL_S)  # it was read at the start
             try:
-                write_recalled(self._tls_dir, await recalled_certificates(self.state, shown))
+                await self._read_recalled()
             except MeshError as error:
                 _log.debug("recalled certificates are not known: %s", error)
-            await asyncio.sleep(RECALL_CHECK_INTERVAL_S)
+
+    async def _read_recalled(self) -> None:
+        recalled = await recalled_certificates(self.state, self._certificates)
+        write_recalled(self._tls_dir, recalled)
+
+    @cached_property
+    def _certificates(self) -> CertificateSource:
+        """What this host shows to the first one. Raises: IllegalState."""
+        return CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
+
+    async def _check_membership(self) -> None:
+        try:
+            async with asyncio.timeout(MEMBERSHIP_TIMEOUT_S):
+                await self._read_recalled()
+        except (Unauthenticated, PermissionDenied) as error:
+            raise IllegalState(
+                f"host {self.state.first_host} refuses this one: {error.message}"
+            ) from None
+        except (MeshError, TimeoutError) as error:
+            _log.info("whether this host was removed is not known yet: %s", error)
 
     def _retry_s(self) -> float:
         with contextlib.suppress(OSError, IllegalState):
@@ -144,8 +177,7 @@ class LocalHost:
         return RENEWAL_RETRY_S
 
     async def _renew(self) -> None:
-        shown = CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
-        await renew_certificates(self.state, self._tls_dir, shown)
+        await renew_certificates(self.state, self._tls_dir, self._certificates)
         self.reload_certificates()
         _log.info("the first host renewed the certificates of this host")
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from mlxmesh_launcher.authority import CONSUL, Authority, ensure_certificates, read_certificate
+from mlxmesh_launcher.authority import Authority, ensure_certificates
+from mlxmesh_launcher.certificate_directory import CONSUL, read_certificate
 from mlxmesh_launcher.hosts import joining
 from mlxmesh_launcher.hosts.admission import legal_address
 from mlxmesh_launcher.hosts.agent import SERVER_NAME, agent_data_dir, check_ports, find_consul
@@ -133,8 +134,8 @@ async def join_mesh(
     if consul and not response.runs_agents:
         raise IllegalState(
             f"{response.first_host} uses a Consul agent that is not the mesh's own, so this"
-            " host needs an agent of that cluster too: start one, get a new token, and add"
-            " --consul-address"
+            " host needs an agent of that cluster too: start one; on the first host `mlxmesh hosts"
+            f" remove {name}` and `mlxmesh hosts invite`; then join with --consul-address"
         )
     state = joining.joined_state(response, name=name, address=address, consul=consul)
     joining.write_certificates(

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from google.protobuf.message import Message
 
 from mlxmesh.telemetry.v1 import events_pb2 as events
-from mlxmesh_launcher.hosts.audit import AuditEntry, AuditOutbox
+from mlxmesh_launcher.hosts.audit import AuditOutbox
 from mlxmesh_launcher.hosts.invitations import Invitation
 from mlxmesh_launcher.hosts.state import Member
+from mlxmesh_shared.audit_delivery import AuditEntry
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.rpc.error_status import to_failure

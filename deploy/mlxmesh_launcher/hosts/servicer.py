@@ -100,8 +100,9 @@ class HostServicer(pb_grpc.HostServiceServicer):
     def _first(self) -> HostControl:
         if self._control is None:
             raise IllegalState(
-                "this is not the first host of a mesh of several: run this command there, or stop"
-                " this mesh with `mlxmesh down` and start it with `mlxmesh up --hosts`"
+                "this is not the first host of a mesh of several: run this command on the host"
+                " where `mlxmesh up --hosts` ran; a mesh of one host becomes that by"
+                " `mlxmesh down`, then `mlxmesh up --hosts`"
             )
         return self._control
 

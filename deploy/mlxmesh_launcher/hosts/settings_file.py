@@ -11,7 +11,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Table
 
-from mlxmesh_launcher.authority import CONSUL
+from mlxmesh_launcher.certificate_directory import CONSUL
 from mlxmesh_launcher.hosts.agent import HTTPS_PORT
 from mlxmesh_launcher.hosts.state import HostState
 from mlxmesh_shared.errors import IllegalState

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mlxmesh.tool.v1 import tool_pb2_grpc
+from mlxmesh_shared.audit_delivery import AuditDelivery
 from mlxmesh_shared.encryption import Cipher, load_or_create_secret
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
@@ -19,7 +20,6 @@ from mlxmesh_shared.rpc.server import AddServicer, MeshServer, ServerOptions
 from mlxmesh_shared.settings import ToolsSettings
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile, database_url
 from mlxmesh_shared.telemetry.metrics import Metrics
-from mlxmesh_tools.audit_report import AuditReporter
 from mlxmesh_tools.calls import ToolCalls
 from mlxmesh_tools.checking import ArgumentChecker
 from mlxmesh_tools.clock import Clock, system_clock
@@ -92,13 +92,12 @@ class ToolsService:
     def running(self, registry: Registry) -> AbstractAsyncContextManager[None]:
         """Follows changes and delivers what the audit log gets, until the body ends."""
         others = asyncio.Event()
-        audit = AuditReporter(self.store, registry, self._channels)
+        audit = AuditDelivery(self.store, registry, self._channels, source="tools")
         return running_in_background(
             follow_others(registry, "tools", self._around.instance_id, others),
             self._database.poll_changes(_POLL_INTERVAL_S, others),
             self.servers.follow(),
             self._maintenance.run(),
-            audit.follow(),
             audit.run(),
         )
 

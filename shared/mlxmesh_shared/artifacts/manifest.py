@@ -73,7 +73,8 @@ class Manifest:
         legal = all(_NAME.fullmatch(f.name) and _SHA256.fullmatch(f.sha256) for f in self.files)
         if not self.files or not legal or len(names) < len(self.files):
             raise FetchFailed(
-                f"another process sent a list of files for {self.digest} that is none"
+                f"another process sent an illegal list of files for {self.digest}; run the same"
+                " version of mlxmesh on all hosts"
             )
         return self
 

@@ -112,6 +112,8 @@ class EventDelivery:
             place = gateway.instance_id, gateway.address
             # A gateway that is back after a while continues where it was.
             start = self._reached.get(place, min(self._received, recent))
+            # It may leave before it has answered anything.
+            self._note_reached(place, start)
             async for batch in self._log.follow(start):
                 if channel is None:
                     channel = self._open(gateway.address, role="gateway")

@@ -14,6 +14,11 @@ def join_host_port(host: str, port: int | str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def local_host(host: str) -> str:
+    """The host by which this machine reaches a listener; loopback for one on all addresses."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - to replace it
+
+
 def is_loopback(host: str) -> bool:
     """Whether only processes on this machine can connect to the host."""
     if host == "localhost":

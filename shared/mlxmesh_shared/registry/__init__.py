@@ -3,7 +3,7 @@
 import os
 import socket
 
-from mlxmesh_shared.host.host_port import join_host_port, split_host_port
+from mlxmesh_shared.host.host_port import join_host_port, local_host, split_host_port
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import (
     OFFERS_RELAY,
@@ -61,7 +61,7 @@ def local_instance(
     return Instance(
         service=service,
         instance_id=instance_id,
-        address=join_host_port(settings.advertise_host or host, port),
+        address=join_host_port(settings.advertise_host or local_host(host), port),
         pid=os.getpid() if pid is None else pid,
         metadata=common | facts,
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,16 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mlxmesh.access.v1 import policy_pb2
-from mlxmesh.access.v1.policy_pb2_grpc import (
-    PolicyServiceServicer,
-    add_PolicyServiceServicer_to_server,
-)
 from mlxmesh.control.v1 import hosts_pb2 as pb
 from mlxmesh.control.v1.hosts_pb2_grpc import (
     HostServiceStub,
     JoinServiceStub,
     RenewalServiceStub,
 )
-from mlxmesh_launcher.authority import ensure_certificates, read_certificates, write_self_signed
-from mlxmesh_launcher.hosts import joining
-from mlxmesh_launcher.hosts.audit import AuditDelivery, AuditOutbox
+from mlxmesh_launcher.authority import ensure_certificates, write_self_signed
+from mlxmesh_launcher.certificate_directory import read_certificates
+from mlxmesh_launcher.hosts import joining, local_host
+from mlxmesh_launcher.hosts.audit import AuditOutbox, deliver_audit
 from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.join_token import JoinToken, parse_token
 from mlxmesh_launcher.hosts.recalling import Recalled, write_recalled
@@ -44,10 +40,13 @@ from mlxmesh_shared.errors import (
 from mlxmesh_shared.events import event_name
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
-from mlxmesh_shared.rpc.server import MeshServer
+from mlxmesh_shared.settings import MeshSettings, load_settings
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 from mlxmesh_shared.tls.recalled import FILE_NAME, RecalledCertificates, fingerprint
+from tests.fakes.ports import free_ports
+from tests.fakes.recording_access import RecordingAccess
 from tests.fakes.registry import InMemoryRegistry
+from tests.fakes.serving import serving
 from tests.integration.launcher.test_launcher_service import Processes
 
 OPERATOR = "spiffe://mlxmesh/admin"
@@ -83,10 +82,10 @@ class First:
             self.registry,  # pyright: ignore[reportArgumentType] - only resolve is used
             consul_prefix="mlxmesh",
             forget=self._forget,
-            reports=HostReports(self._publish, self.outbox),
+            reports=HostReports(self.publish, self.outbox),
         )
 
-    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+    def publish(self, payload: Message, correlation_id: str = "") -> None:
         self.events.append(payload)
 
     async def _forget(self, name: str) -> None:
@@ -109,22 +108,9 @@ class First:
         return joining.joined_state(response, name=name, address="10.0.0.2", consul="/x")
 
 
-def two_free_ports() -> int:
-    """The first of two ports in a row."""
-    while True:
-        with socket.socket() as one, socket.socket() as next_one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                next_one.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 @pytest.fixture
 async def first(tmp_path: Path) -> AsyncIterator[First]:
-    first = First(tmp_path / "a", two_free_ports())
+    first = First(tmp_path / "a", free_ports(2)[0])
     await first.host.start()
     yield first
     await first.host.stop()
@@ -310,7 +296,7 @@ async def test_illegal_requests_to_renew_name_the_field(first: First, tmp_path: 
 
 async def test_the_operator_invites_lists_revokes_and_removes(first: First, tmp_path: Path) -> None:
     server = control_server(Processes(), leaving=asyncio.Event(), hosts=first.host)
-    async with open_channel(await server.start()) as channel:
+    async with serving(server) as address, open_channel(address) as channel:
         stub = HostServiceStub(channel)
         made = await stub.CreateInvitation(pb.CreateInvitationRequest(services=["runtime"]))
         assert made.address == f"127.0.0.1:{first.state.join_port}"
@@ -343,16 +329,14 @@ async def test_the_operator_invites_lists_revokes_and_removes(first: First, tmp_
             with pytest.raises(InvalidArgument) as caught:
                 await call(request)
             assert caught.value.field == field
-    await server.drain(grace_s=0, settle_s=0)
 
 
 async def test_a_mesh_on_one_host_says_how_to_begin_one_of_several() -> None:
     server = control_server(Processes(), leaving=asyncio.Event())
-    async with open_channel(await server.start()) as channel:
+    async with serving(server) as address, open_channel(address) as channel:
         stub = HostServiceStub(channel)
         with pytest.raises(IllegalState, match="mlxmesh up --hosts"):
             await stub.CreateInvitation(pb.CreateInvitationRequest())
-    await server.drain(grace_s=0, settle_s=0)
 
 
 async def removed(first: First, name: str, *, force: bool = False) -> frozenset[str]:
@@ -362,7 +346,7 @@ async def removed(first: First, name: str, *, force: bool = False) -> frozenset[
 
 
 async def test_the_certificates_of_a_host_that_was_removed_are_recalled(
-    first: First, tmp_path: Path
+    first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stolen, other = tmp_path / "b", tmp_path / "c"
     state = await first.join(stolen)
@@ -393,6 +377,17 @@ async def test_the_certificates_of_a_host_that_was_removed_are_recalled(
                 break
             except PermissionDenied:
                 await asyncio.sleep(0.1)
+    settings = load_settings(
+        MeshSettings,
+        ["--data-dir", str(tmp_path), "--registry", "consul", "--tls-dir", str(stolen)],
+    )
+    away: Any = None  # it is refused before it looks for others
+    monkeypatch.setattr(local_host, "MEMBERSHIP_TIMEOUT_S", 30)
+    host = local_host.LocalHost(
+        replace(state, consul=""), settings, away, away, publish=first.publish
+    )
+    with pytest.raises(IllegalState, match=r"a refuses this one: .* let the host join again"):
+        await host.start(lambda _: None)
     # A first host that starts again tells so again.
     (first.tls_dir / FILE_NAME).unlink()
     Recalled(folder_of(first.tls_dir.parent), first.tls_dir, time.time)
@@ -403,23 +398,6 @@ def fingerprints(tls_dir: Path) -> set[str]:
     """Of all certificates in a directory but the authority's."""
     found = read_certificates(tls_dir)
     return {fingerprint(each.path.read_bytes()) for each in found if each.role != "ca"}
-
-
-class Recording(PolicyServiceServicer):
-    """An access service that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.fails = 0
-        self.batches: dict[str, policy_pb2.RecordAuditEntriesRequest] = {}
-
-    async def RecordAuditEntries(
-        self, request: policy_pb2.RecordAuditEntriesRequest, context: Any
-    ) -> policy_pb2.RecordAuditEntriesResponse:
-        self.batches[request.batch_id] = request
-        if self.fails:
-            self.fails -= 1
-            raise ServiceUnavailable("its answer is lost")
-        return policy_pb2.RecordAuditEntriesResponse()
 
 
 async def test_who_joined_is_told_as_events_and_in_the_audit_log(
@@ -441,24 +419,18 @@ async def test_who_joined_is_told_as_events_and_in_the_audit_log(
     ]
 
     tls_dir = tmp_path / "a" / "tls"
-    access = Recording()  # pyright: ignore[reportAbstractUsage] - the other methods are not called
-    access.fails = 1
-    serving = MeshServer(
-        services=[(add_PolicyServiceServicer_to_server, access)],
-        service_names=["mlxmesh.access.v1.PolicyService"],
-        name="access",
-        tls=ServerTls(CertificateSource(CertificateFiles.of_role(tls_dir, "access"))),
-    )
+    access = RecordingAccess(lost_answers=1)
+    certificates = CertificateSource(CertificateFiles.of_role(tls_dir, "access"))
     registry = InMemoryRegistry()
-    delivering = asyncio.create_task(AuditDelivery(first.outbox, registry, tls_dir, 0.1).run())
-    await registry.register(Instance("access", "access-1", await serving.start(), 1))
-    async with asyncio.timeout(60):
-        while first.outbox.entries:
-            await asyncio.sleep(0.05)
-    delivering.cancel()
-    await asyncio.gather(delivering, return_exceptions=True)
-    await serving.drain(grace_s=0, settle_s=0)
-    [batch] = access.batches.values()
+    delivering = asyncio.create_task(deliver_audit(first.outbox, registry, tls_dir, 0.1))
+    async with serving(access.server(ServerTls(certificates))) as address:
+        await registry.register(Instance("access", "access-1", address, 1))
+        async with asyncio.timeout(60):
+            while first.outbox.entries:
+                await asyncio.sleep(0.05)
+        delivering.cancel()
+        await asyncio.gather(delivering, return_exceptions=True)
+    [batch] = access.recorded.values()
     assert [(each.action, each.actor) for each in batch.entries] == [
         ("host.invited", OPERATOR),
         ("host.joined", "host:b"),

@@ -11,6 +11,7 @@ from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ServiceUnavailable
 from mlxmesh_shared.rpc.channels import open_channel
 from tests.draining import drain
+from tests.fakes.serving import serving
 
 
 class Processes:
@@ -50,7 +51,7 @@ async def test_steps_one_at_a_time_and_failures() -> None:
     processes = Processes()
     leaving = asyncio.Event()
     server = control_server(processes, leaving=leaving)
-    async with open_channel(await server.start()) as channel:
+    async with serving(server) as address, open_channel(address) as channel:
         stub = LauncherServiceStub(channel)
 
         async def restart(*services: str) -> list[tuple[str, int]]:
@@ -81,15 +82,14 @@ async def test_steps_one_at_a_time_and_failures() -> None:
             await restart()
         assert processes.replaced == []
         assert not leaving.is_set()
-        await drain(server.address)
+        await drain(address)
         assert leaving.is_set()
-    await server.drain(grace_s=0, settle_s=0)
 
 
 async def test_a_service_is_started_when_it_is_first_used() -> None:
     processes = Processes()
     server = control_server(processes, leaving=asyncio.Event())
-    async with open_channel(await server.start()) as channel:
+    async with serving(server) as address, open_channel(address) as channel:
         stub = LauncherServiceStub(channel)
         first, second = [
             await stub.StartService(pb.StartServiceRequest(name="access")) for _ in range(2)
@@ -102,4 +102,3 @@ async def test_a_service_is_started_when_it_is_first_used() -> None:
         processes.fails = "access"
         with pytest.raises(ServiceUnavailable, match="its last words"):
             await stub.StartService(pb.StartServiceRequest(name="access"))
-    await server.drain(grace_s=0, settle_s=0)

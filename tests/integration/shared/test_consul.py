@@ -26,7 +26,7 @@ from mlxmesh_shared.settings import (
 from tests.fakes.consul_agent import FakeConsulAgent, Policy
 from tests.fakes.health import healthy
 
-PATIENCE_S = 10
+PATIENCE_S = 30
 
 
 class Stand:

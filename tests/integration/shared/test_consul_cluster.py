@@ -17,7 +17,7 @@ from tests.fakes.health import healthy
 
 pytestmark = pytest.mark.tools
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 SERVICE = "engine"
 
 

@@ -14,7 +14,7 @@ from mlxmesh_shared.settings import ConsulSettings
 from tests.fakes.consul_agent import FakeConsulAgent
 from tests.fakes.health import healthy
 
-PATIENCE_S = 20
+PATIENCE_S = 30
 PREFIX = "mlxmesh-"
 NOBODY = "127.0.0.1:1"
 
@@ -54,10 +54,12 @@ async def joining(agent: FakeConsulAgent, own: set[str]) -> AsyncIterator[None]:
     """Keeps the agent joined as a process with these services."""
     asked = ConsulAgent(settings(agent))
     task = asyncio.create_task(keep_joined(asked, PREFIX, lambda: own, 0.01))
-    yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await asked.close()
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asked.close()
 
 
 async def test_the_agent_joins_the_server_and_watches_go_on(

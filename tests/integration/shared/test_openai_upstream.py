@@ -17,6 +17,7 @@ from mlxmesh_shared.errors import (
 from mlxmesh_shared.openai_upstream.address import KeyReference
 from mlxmesh_shared.openai_upstream.client import Upstream, UpstreamClient, UpstreamLimits
 from tests.fakes.openai_upstream import MODEL, FakeUpstream, Script, running_upstream
+from tests.fakes.ports import free_port
 
 KEY = "sk-very-secret"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -34,7 +35,7 @@ async def client(
 ) -> AsyncIterator[UpstreamClient]:
     monkeypatch.setenv("FAR_KEY", KEY)
     limits = UpstreamLimits(
-        connect_timeout_s=1, idle_timeout_s=0.3, max_stream_bytes=8192, max_body_bytes=8192
+        connect_timeout_s=30, idle_timeout_s=2, max_stream_bytes=8192, max_body_bytes=8192
     )
     upstream = Upstream(name="far@1", base_url=fake.url, key=KeyReference("env:FAR_KEY"))
     client = UpstreamClient(upstream, limits)
@@ -114,8 +115,8 @@ async def test_a_broken_answer_is_unavailable(
     assert KEY not in caught.value.message
 
 
-async def test_one_that_is_not_there_is_unavailable(unused_tcp_port: int) -> None:
-    client = UpstreamClient(Upstream(name="x", base_url=f"http://127.0.0.1:{unused_tcp_port}/v1"))
+async def test_one_that_is_not_there_is_unavailable() -> None:
+    client = UpstreamClient(Upstream(name="x", base_url=f"http://127.0.0.1:{free_port()}/v1"))
     with pytest.raises(UpstreamUnavailable):
         await collected(client)
     await client.close()
@@ -159,7 +160,6 @@ async def test_leaving_a_stream_closes_its_connection(
     async with client.chat(CHAT) as chunks:
         async for _ in chunks:
             break
-    async with asyncio.timeout(5):
-        while not fake.closed_early:
+    async with asyncio.timeout(30):
+        while not fake.closed_early or fake.open:
             await asyncio.sleep(0.01)
-    assert fake.open == 0

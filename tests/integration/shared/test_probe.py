@@ -11,6 +11,7 @@ import pytest
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.tls import ServerTls
 from tests.fakes.certificates import issue_all, source
+from tests.fakes.serving import serving
 
 
 async def probe(*words: str | Path) -> tuple[int | None, str]:
@@ -24,11 +25,10 @@ async def probe(*words: str | Path) -> tuple[int | None, str]:
 
 async def test_a_process_that_serves_and_then_drains() -> None:
     server = MeshServer(services=[], service_names=[])
-    address = await server.start()
-    assert await probe(address) == (1, f"{address}: not_serving\n")
-    await server.set_serving()
-    assert await probe(address) == (0, "")
-    await server.drain(0, settle_s=0)
+    async with serving(server) as address:
+        assert await probe(address) == (1, f"{address}: not_serving\n")
+        await server.set_serving()
+        assert await probe(address) == (0, "")
     assert await probe(address) == (1, f"{address}: unreachable\n")
 
 
@@ -36,11 +36,10 @@ async def test_with_tls_it_shows_the_certificate_of_a_client(tmp_path: Path) -> 
     issue_all(tmp_path)
     tls = ServerTls(source(tmp_path, "generation"))
     server = MeshServer(services=[], service_names=[], tls=tls)
-    address = await server.start()
-    await server.set_serving()
-    assert await probe(address, "--tls-dir", tmp_path) == (0, "")
-    assert await probe(address) == (1, f"{address}: unreachable\n")
-    await server.drain(0, settle_s=0)
+    async with serving(server) as address:
+        await server.set_serving()
+        assert await probe(address, "--tls-dir", tmp_path) == (0, "")
+        assert await probe(address) == (1, f"{address}: unreachable\n")
 
 
 @pytest.mark.parametrize("words", [(), ("127.0.0.1:1", "--timeout", "soon")])

@@ -27,14 +27,15 @@ from mlxmesh_shared.settings import (
 )
 from mlxmesh_shared.tls import ServerTls
 from tests.fakes.certificates import issue_all, source
-from tests.fakes.consul_process import DENY, ROOT_TOKEN, ConsulAgentProcess, free_port
+from tests.fakes.consul_process import DENY, ROOT_TOKEN, ConsulAgentProcess
 from tests.fakes.health import healthy
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.tools
 
 RECIPE = Path(__file__).resolve().parents[3] / "deploy" / "consul"
 ENGINE = engine_pb2.DESCRIPTOR.services_by_name["EngineService"].full_name
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 @pytest.fixture
@@ -61,9 +62,9 @@ async def put_key(agent: ConsulAgentProcess, key: str, value: str, token: str = 
         return answer.status
 
 
-async def until_found(registry: ConsulRegistry, *names: str) -> None:
+async def until_found(registry: ConsulRegistry, *names: str, service: str = "engine") -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while tuple(one.instance_id for one in await registry.resolve("engine")) != names:
+        while tuple(one.instance_id for one in await registry.resolve(service)) != names:
             await asyncio.sleep(0.05)
 
 
@@ -139,7 +140,7 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
         reader = registries["operator"]
         await until_found(reader, "runtime")
         for service in SERVICES:
-            assert [one.instance_id for one in await reader.resolve(service)] == ["own"]
+            await until_found(reader, "own", service=service)
         nobody = ConsulRegistry(settings(agent))
         stack.push_async_callback(nobody.close)
         assert await nobody.resolve("gateway") == ()

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 
 from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, CountTokensResponse
 from mlxmesh.generation.v1.generation_pb2_grpc import (
@@ -22,6 +23,7 @@ from mlxmesh_shared.telemetry.log_records import TraceFilter
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received, ReceivedSpan, values
 from tests.fakes.public_services import FakeGeneration
+from tests.fakes.serving import serving
 
 SERVICE = "mlxmesh.generation.v1.GenerationService"
 COUNT = f"{SERVICE}/CountTokens"
@@ -63,23 +65,37 @@ class Stand:
             await self.stub.CountTokens(CountTokensRequest(model="pocket", prompt="x"), **options)
 
     async def spans(self) -> list[ReceivedSpan]:
+        """The spans of the calls that have ended by now."""
         self.server.flush()
         received = Received()
         await received.traces(self.recorder.drain_spans(100))
         return received.spans
 
+    async def span(self) -> ReceivedSpan:
+        """The span of the only call, which may end after its client has the answer."""
+        async with asyncio.timeout(30):
+            while not (spans := await self.spans()):
+                await asyncio.sleep(0.01)
+        (span,) = spans
+        return span
+
     async def codes(self) -> dict[str, int]:
-        """Calls counted, by method and status."""
-        self.server.flush()
-        received = Received()
-        await received.metrics(self.recorder.read_metrics())
-        metric = received.metrics_by_service["x"].get("rpc.server.call.duration")
-        points = metric.histogram.data_points if metric is not None else ()
+        """Calls counted, by method and status, as soon as there are any."""
+        async with asyncio.timeout(30):
+            while not (points := await self.durations()):
+                await asyncio.sleep(0.01)
         found = [(values(each.attributes), each.count) for each in points]
         return {
             f"{labels['rpc.method']} {labels['rpc.response.status_code']}": count
             for labels, count in found
         }
+
+    async def durations(self) -> Sequence[HistogramDataPoint]:
+        self.server.flush()
+        received = Received()
+        await received.metrics(self.recorder.read_metrics())
+        metric = received.metrics_by_service["x"].get("rpc.server.call.duration")
+        return metric.histogram.data_points if metric is not None else ()
 
 
 @contextlib.asynccontextmanager
@@ -91,18 +107,16 @@ async def running(*begins: str) -> AsyncIterator[Stand]:
         service_names=[SERVICE],
         watcher=ServedCalls(recorder.telemetry, begins=set(begins)),
     )
-    address = await server.start()
-    async with open_channel(address) as channel:
+    async with serving(server) as address, open_channel(address) as channel:
         stand = Stand(server, GenerationServiceStub(channel), channel, servicer)
         stand.recorder = recorder
         yield stand
-    await server.drain(0, 0)
 
 
 async def test_a_call_of_a_trace_is_a_span_in_it() -> None:
     async with running() as stand:
         await stand.call(metadata=CONTEXT)
-        (span,) = await stand.spans()
+        span = await stand.span()
         assert (span.name, span.trace_id, span.parent_id) == (COUNT, TRACE, SPAN)
         assert span.attributes == {
             "rpc.system.name": "grpc",
@@ -119,7 +133,7 @@ async def test_only_chosen_methods_begin_a_trace(metadata: Any) -> None:
             await stand.call(metadata=metadata)
             assert await stand.codes() == {f"{COUNT} OK": 1}
         assert await quiet.spans() == []
-        (span,) = await telling.spans()
+        span = await telling.span()
         assert span.parent_id == ""
 
 
@@ -136,7 +150,7 @@ async def test_only_the_servers_own_faults_make_a_span_an_error(
     async with running() as stand:
         stand.servicer.error = error
         await stand.call(metadata=CONTEXT)
-        (span,) = await stand.spans()
+        span = await stand.span()
         assert (span.attributes["rpc.response.status_code"], span.failed) == (code, failed)
         assert span.attributes.get("error.type") == (code if failed else None)
         assert error.message not in str(span)
@@ -147,19 +161,18 @@ async def test_a_deadline_that_passes_ends_the_span() -> None:
     async with running() as stand:
         stand.servicer.hangs = True
         await stand.call(metadata=CONTEXT, timeout=0.2)
-        async with asyncio.timeout(10):
-            while not (spans := await stand.spans()):
-                await asyncio.sleep(0.01)
-        assert spans[0].attributes["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
-        assert spans[0].failed
+        span = await stand.span()
+        assert span.attributes["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
+        assert span.failed
 
 
 async def test_what_the_mesh_asks_itself_is_not_watched() -> None:
     async with running() as stand:
         health: Any = health_pb2_grpc.HealthStub(stand.channel)
-        await health.Check(health_pb2.HealthCheckRequest())
-        assert await stand.codes() == {}
-        assert await stand.spans() == []
+        await health.Check(health_pb2.HealthCheckRequest(), metadata=CONTEXT)
+        await stand.call(metadata=CONTEXT)
+        assert (await stand.span()).name == COUNT
+        assert await stand.codes() == {f"{COUNT} OK": 1}
 
 
 async def test_a_method_that_there_is_not_has_no_name() -> None:
@@ -175,12 +188,9 @@ async def test_logs_and_values_know_the_call_that_they_come_from(
     caplog.handler.addFilter(TraceFilter())
     async with running() as stand:
         await stand.call(metadata=CONTEXT)
-        (span,) = await stand.spans()
+        span = await stand.span()
         (record,) = [record for record in caplog.records if record.name == "test"]
         assert vars(record)["trace_id"] == TRACE
         assert vars(record)["span_id"] == span.span_id
-        received = Received()
-        await received.metrics(stand.recorder.read_metrics())
-        metric = received.metrics_by_service["x"]["rpc.server.call.duration"]
-        (point,) = metric.histogram.data_points
+        (point,) = await stand.durations()
         assert [each.trace_id.hex() for each in point.exemplars] == [TRACE]

@@ -19,12 +19,13 @@ from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.health import health
-from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.server import ServerOptions
 from mlxmesh_shared.settings import LiveSettings, ModelSettings
 from tests.draining import drain
 from tests.fakes.event_gateway import FakeEventGateway, event_server
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.service_process import quiet_process
+from tests.fakes.serving import serving
 
 STEPS = (
     "before_ready",
@@ -227,12 +228,14 @@ async def test_a_host_ends_what_it_opened(tmp_path: Path, *, failing: bool) -> N
 
 async def test_its_events_name_it_and_reach_a_gateway(tmp_path: Path) -> None:
     gateway = FakeEventGateway()
-    server: MeshServer = event_server(gateway)
-    address = await server.start()
     registry = InMemoryRegistry()
-    await registry.register(Instance("gateway", "gateway-1", address, pid=1))
     host = ServiceHost(directory_process(tmp_path), registry)
-    async with host.publishing() as events, asyncio.timeout(20):
+    async with (
+        asyncio.timeout(30),
+        serving(event_server(gateway)) as address,
+        host.publishing() as events,
+    ):
+        await registry.register(Instance("gateway", "gateway-1", address, pid=1))
         events.publish(ModelLoadFailed(model="pocket"))
         while not gateway.events:
             await asyncio.sleep(0.01)
@@ -240,7 +243,6 @@ async def test_its_events_name_it_and_reach_a_gateway(tmp_path: Path) -> None:
     assert (event.name, event.service, event.instance_id) == (
         "model.load_failed", "model", "model-1",
     )  # fmt: skip
-    await server.drain(0, 0)
 
 
 def test_a_process_does_not_start_without_its_data_directory(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.generation.v1 import generation_pb2_grpc as pb_grpc
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
+from tests.fakes.serving import serving
 
 from .conftest import SERVICE, Context, Scripted, complete, generate
 
@@ -44,11 +45,10 @@ async def test_a_peer_waits_for_its_reader_and_nothing_is_lost() -> None:
         services=[(pb_grpc.add_GenerationServiceServicer_to_server, talkative)],
         service_names=[SERVICE],
     )
-    async with open_channel(await server.start(), window_bytes=256) as channel:
+    async with serving(server) as address, open_channel(address, window_bytes=256) as channel:
         stub = pb_grpc.GenerationServiceStub(channel)
         call = stub.Generate(generate())
         assert await talkative.until_held_up() < 100
         assert [response.sequence async for response in call] == list(range(1, MANY + 1))
         # A message far larger than the window passes too.
         assert (await stub.Complete(complete())).text == LONG_TEXT
-    await server.drain(grace_s=0, settle_s=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -16,7 +17,8 @@ from tests.fakes.mcp.commands import hostile_server, stdio_server
 from tests.fakes.mcp.http_server import hostile_app, sdk_app, serving
 from tests.integration.tools.conftest import ADA, Service, Services
 
-QUICK = Timing(connect_timeout_s=4, min_delay_s=0.01, max_delay_s=0.05, relist_interval_s=0.2)
+QUICK = Timing(connect_timeout_s=60, min_delay_s=0.01, max_delay_s=0.05, relist_interval_s=0.2)
+IMPATIENT = replace(QUICK, connect_timeout_s=4)
 
 
 async def works(service: Service) -> None:
@@ -38,7 +40,8 @@ async def works(service: Service) -> None:
 async def test_a_server_that_does_not_speak_mcp_has_failed(
     services: Services, how: str, said: str
 ) -> None:
-    service = await services.start(timing=QUICK)
+    timing = IMPATIENT if how == "silent" else QUICK
+    service = await services.start(timing=timing)
     added = await service.add("bad", hostile_server(how))
     assert added.state == pb.SERVER_STATE_FAILED
     assert said in added.failure.message
@@ -174,7 +177,7 @@ async def test_results_are_cut_off(service: Service) -> None:
 async def test_a_url_that_is_no_mcp_server_has_failed(
     services: Services, how: str, said: str
 ) -> None:
-    service = await services.start(timing=QUICK)
+    service = await services.start(timing=IMPATIENT if how == "hangs" else QUICK)
     seen: list[dict[str, str]] = []
     async with (
         serving(sdk_app(seen)) as elsewhere,

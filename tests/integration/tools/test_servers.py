@@ -133,12 +133,12 @@ async def test_a_killed_keeper_leaves_nothing_behind(service: Service) -> None:
 
 
 async def test_a_call_takes_no_longer_than_its_limit(service: Service, tmp_path: Path) -> None:
-    await service.add("fake", stdio_server(), limits=pb.ServerLimits(timeout_ms=300))
+    await service.add("fake", stdio_server(), limits=pb.ServerLimits(timeout_ms=2_000))
     said = tmp_path / "said"
-    with pytest.raises(DeadlineExceeded, match=r"0\.3 s"):
+    with pytest.raises(DeadlineExceeded, match="2 s"):
         await service.call("fake__sleep", f'{{"seconds": 60, "path": "{said}"}}')
-    async with asyncio.timeout(20):
-        while not said.exists():
+    async with asyncio.timeout(30):
+        while not said.exists() or said.read_text() != "cancelled":
             await asyncio.sleep(0.01)
     [record] = await service.calls()
     assert record.failure.reason == "DEADLINE_EXCEEDED"
@@ -148,10 +148,11 @@ async def test_cancelling_a_call_cancels_the_tool(service: Service, tmp_path: Pa
     await service.add("fake", stdio_server())
     said = tmp_path / "said"
     call = service.call("fake__sleep", f'{{"seconds": 60, "path": "{said}"}}')
-    await asyncio.sleep(0.3)
-    call.cancel()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not said.exists():
+            await asyncio.sleep(0.01)
+        call.cancel()
+        while said.read_text() != "cancelled":
             await asyncio.sleep(0.01)
         while not (found := await service.calls()):
             await asyncio.sleep(0.01)

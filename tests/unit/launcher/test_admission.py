@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from mlxmesh_launcher.authority import Authority, NewKey, key_hash
+from mlxmesh_launcher.authority import Authority
+from mlxmesh_launcher.certificate_directory import NewKey, key_hash
 from mlxmesh_launcher.hosts.admission import (
     Admission,
     Admitted,

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from mlxmesh_launcher.authority import (
-    LIFETIME,
-    Authority,
-    ensure_certificates,
-    read_certificate,
-    read_certificates,
-)
+from mlxmesh_launcher.authority import LIFETIME, Authority, ensure_certificates
+from mlxmesh_launcher.certificate_directory import read_certificate, read_certificates
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from mlxmesh_shared.tls.identity import ROLES
 

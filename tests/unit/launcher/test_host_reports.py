@@ -7,10 +7,11 @@ import pytest
 from google.protobuf.message import Message
 
 from mlxmesh.telemetry.v1 import events_pb2 as events
-from mlxmesh_launcher.hosts.audit import MAX_ENTRIES, AuditEntry, AuditOutbox, audit_request
+from mlxmesh_launcher.hosts.audit import MAX_ENTRIES, AuditOutbox
 from mlxmesh_launcher.hosts.invitations import Invitation
 from mlxmesh_launcher.hosts.reports import MAX_REFUSALS, HostReports
 from mlxmesh_launcher.hosts.state import Member
+from mlxmesh_shared.audit_delivery import AuditEntry
 from mlxmesh_shared.errors import Unauthenticated
 from mlxmesh_shared.events import make_event
 
@@ -73,12 +74,12 @@ def test_some_refusals_a_minute_are_reported(rig: Rig) -> None:
     assert len(rig.events) == len(rig.outbox.entries) == MAX_REFUSALS + 1
 
 
-def test_entries_survive_a_restart(rig: Rig, tmp_path: Path) -> None:
+async def test_entries_survive_a_restart(rig: Rig, tmp_path: Path) -> None:
     rig.refuse()
     rig.reports.removed(MEMBER, "spiffe://mlxmesh/admin")
     again = AuditOutbox(tmp_path / "hosts")
     assert list(again.entries) == list(rig.outbox.entries)
-    again.delivered(again.entries[:1])
+    await again.audit_delivered(await again.audit_entries(1))
     [left] = AuditOutbox(tmp_path / "hosts").entries
     assert left.action == "host.removed"
     assert (tmp_path / "hosts" / "audit.json").stat().st_mode & 0o777 == 0o600
@@ -102,11 +103,3 @@ def test_a_file_that_cannot_be_read_is_replaced(tmp_path: Path, content: str) ->
     assert list(outbox.entries) == []
     outbox.add(AuditEntry(time_ms=1, actor="a", action="host.joined", target="host:b"))
     assert len(AuditOutbox(tmp_path).entries) == 1
-
-
-def test_a_batch_has_an_id_of_its_own(tmp_path: Path) -> None:
-    one, other = (
-        AuditEntry(time_ms=at, actor="a", action="host.joined", target="host:b") for at in (1, 2)
-    )
-    assert audit_request([one]).batch_id == audit_request([one]).batch_id
-    assert audit_request([one]).batch_id != audit_request([other]).batch_id

@@ -30,6 +30,7 @@ class Client:
     def __init__(self, *models: Model, refuse: str = "") -> None:
         self.models = {model.name: model for model in models}
         self.loaded: dict[str, int] = {}
+        self.group_sizes: dict[str, int] = {}
         self.registered: dict[str, str] = {}
         self._refuse = refuse
 
@@ -44,7 +45,10 @@ class Client:
     async def register_model(self, *, name: str, directory: str) -> None:
         self.registered[name] = directory
 
-    async def load_model(self, model: str, *, replicas: int) -> AsyncIterator[LoadModelResponse]:
+    async def load_model(
+        self, model: str, *, replicas: int, group_size: int = 1
+    ) -> AsyncIterator[LoadModelResponse]:
+        self.group_sizes[model] = group_size
         if model == self._refuse:
             raise InsufficientMemory("needs 10 GB, 1 GB is free")
         self.loaded[model] = replicas
@@ -82,6 +86,13 @@ async def test_a_named_model_is_added_and_loaded_as_often_as_asked(tmp_path: Pat
     await provide(client, ModelSource("mine", directory=tmp_path), replicas=3)
     assert client.registered == {"mine": str(tmp_path)}
     assert client.loaded == {"mine": 3}
+
+
+async def test_a_named_model_is_loaded_with_its_own_options(tmp_path: Path) -> None:
+    client = Client(known("other", tmp_path))
+    group = ModelSource("wide", directory=tmp_path, load={"group_size": 2})
+    await provide(client, group, ModelSource("mine", directory=tmp_path))
+    assert client.group_sizes == {"wide": 2, "mine": 1}
 
 
 async def test_a_named_model_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from mlxmesh_launcher.authority import Authority, ensure_certificates, read_certificate
+from mlxmesh_launcher.authority import Authority, ensure_certificates
+from mlxmesh_launcher.certificate_directory import read_certificate
 from mlxmesh_launcher.periodic_tasks import PeriodicTasks, rotate_logs
 from mlxmesh_shared.host.log_file import LogFile
-
-
-async def until(done: object, timeout_s: float = 20) -> None:
-    assert callable(done)
-    async with asyncio.timeout(timeout_s):
-        while not done():
-            await asyncio.sleep(0.02)
+from tests.fakes.waiting import until
 
 
 async def test_certificates_are_renewed_after_a_failure(
@@ -39,7 +33,7 @@ async def test_certificates_are_renewed_after_a_failure(
 
     tasks = PeriodicTasks()
     tasks.every(0.01, "renewing certificates", renew)
-    await until(lambda: len(turns) >= 5)
+    await until(lambda: len(turns) >= 5, timeout_s=20)
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [one.getMessage().partition(",")[0] for one in failures] == [
         "renewing certificates failed"
@@ -47,8 +41,8 @@ async def test_certificates_are_renewed_after_a_failure(
     key.rmdir()
     away.rename(key)
     soon = datetime.now(UTC) + timedelta(days=2)
-    await until(lambda: read_certificate(tmp_path / "client.crt").expires > soon)
-    await until(lambda: "renewing certificates works again" in caplog.text)
+    await until(lambda: read_certificate(tmp_path / "client.crt").expires > soon, timeout_s=20)
+    await until(lambda: "renewing certificates works again" in caplog.text, timeout_s=20)
     await tasks.stop()
 
 
@@ -58,6 +52,6 @@ async def test_logs_stay_bounded_while_they_are_written(tmp_path: Path) -> None:
     rotate_logs(tasks, [log])
     for number in range(200):
         log.append(f"line {number} of a talkative service")
-    await until(lambda: log.part(1).exists())
+    await until(lambda: log.part(1).exists(), timeout_s=20)
     assert log.path.stat().st_size <= 1000
     await tasks.stop()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_launcher.authority import CONSUL, Authority
+from mlxmesh_launcher.authority import Authority
+from mlxmesh_launcher.certificate_directory import CONSUL
 from mlxmesh_shared.consul.transport import RenewedTls
 from mlxmesh_shared.errors import RegistryUnavailable
 from mlxmesh_shared.settings import ConsulSettings

@@ -13,7 +13,7 @@ async def test_it_is_done_in_order_and_not_at_once() -> None:
     for number in range(3):
         deferred.add(lambda number=number: done.append(number))
     assert done == []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not done:
             await asyncio.sleep(0.005)
     assert done == [0, 1, 2]
@@ -26,7 +26,9 @@ async def test_catching_up_leaves_nothing_for_later() -> None:
     deferred.flush()
     assert done == ["first"]
     deferred.add(lambda: done.append("second"))
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        while len(done) < 2:
+            await asyncio.sleep(0.005)
     assert done == ["first", "second"]
 
 

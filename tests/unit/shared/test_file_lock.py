@@ -17,7 +17,7 @@ async def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
     await asyncio.sleep(0.2)
     assert not waiting.done()
     first.release()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting
     assert not first.try_acquire()
     second.release()

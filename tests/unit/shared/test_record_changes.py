@@ -20,7 +20,7 @@ NEVER_S = 3600.0
 async def changes(tmp_path: Path) -> AsyncIterator[RecordChanges]:
     subject = RecordChanges(tmp_path, poll_s=NEVER_S)
     # The probe that shows that events arrive.
-    await asyncio.wait_for(subject.wait(set(), NEVER_S), 5)
+    await asyncio.wait_for(subject.wait(set(), NEVER_S), 30)
     yield subject
     subject.close()
 
@@ -32,7 +32,7 @@ def write(folder: Path, name: str) -> None:
 
 
 async def waiting(changes: RecordChanges, pids: Set[int] = frozenset()) -> asyncio.Task[None]:
-    task = asyncio.create_task(changes.wait(pids, 20.0))
+    task = asyncio.create_task(changes.wait(pids, NEVER_S))
     await asyncio.sleep(0.3)
     assert not task.done()
     return task
@@ -48,12 +48,12 @@ async def test_a_new_a_changed_and_a_removed_record_are_seen(
     ):
         wait = await waiting(changes)
         change()
-        await asyncio.wait_for(wait, 5)
+        await asyncio.wait_for(wait, 30)
 
 
 async def test_a_renewed_lease_wakes_nobody(changes: RecordChanges, tmp_path: Path) -> None:
     write(tmp_path, "a.json")
-    await asyncio.wait_for(changes.wait(set(), 20.0), 5)
+    await asyncio.wait_for(changes.wait(set(), NEVER_S), 30)
     wait = await waiting(changes)
     os.utime(tmp_path / "a.json")
     (tmp_path / ".a.json.draft").touch()
@@ -69,9 +69,9 @@ async def test_the_end_of_a_process_is_seen_although_nobody_reaps_it(
     try:
         wait = await waiting(changes, {child.pid})
         child.kill()
-        await asyncio.wait_for(wait, 5)
-        wait = asyncio.create_task(changes.wait({child.pid}, 20.0))
-        await asyncio.wait_for(wait, 5)
+        await asyncio.wait_for(wait, 30)
+        wait = asyncio.create_task(changes.wait({child.pid}, NEVER_S))
+        await asyncio.wait_for(wait, 30)
     finally:
         child.kill()
         child.communicate()
@@ -80,7 +80,7 @@ async def test_the_end_of_a_process_is_seen_although_nobody_reaps_it(
 async def test_a_process_that_is_gone_already_is_reported(changes: RecordChanges) -> None:
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", "pass")
     await child.wait()
-    await asyncio.wait_for(changes.wait({child.pid}, 20.0), 5)
+    await asyncio.wait_for(changes.wait({child.pid}, NEVER_S), 30)
 
 
 async def test_a_folder_that_was_replaced_is_watched_again(
@@ -88,12 +88,12 @@ async def test_a_folder_that_was_replaced_is_watched_again(
 ) -> None:
     wait = await waiting(changes)
     tmp_path.rename(tmp_path.with_name("aside"))
-    await asyncio.wait_for(wait, 5)
+    await asyncio.wait_for(wait, 30)
     tmp_path.mkdir()
-    await asyncio.wait_for(changes.wait(set(), 20.0), 5)
+    await asyncio.wait_for(changes.wait(set(), NEVER_S), 30)
     wait = await waiting(changes)
     write(tmp_path, "a.json")
-    await asyncio.wait_for(wait, 5)
+    await asyncio.wait_for(wait, 30)
 
 
 class Mute:
@@ -124,10 +124,8 @@ def refuses(_folder: Path, _on_event: OnEvent) -> FolderEvents:
 @pytest.mark.parametrize("events", [Mute, Exhausted, refuses])
 async def test_without_events_it_polls(events, tmp_path: Path) -> None:
     changes = RecordChanges(tmp_path, poll_s=0.05, open_=events)
-    started_s = time.monotonic()
     for _ in range(3):
-        await asyncio.wait_for(changes.wait(set(), NEVER_S), 5)
-    assert time.monotonic() - started_s < 5
+        await asyncio.wait_for(changes.wait(set(), NEVER_S), 30)
     changes.close()
 
 

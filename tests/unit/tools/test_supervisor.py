@@ -53,7 +53,7 @@ async def test_it_ends_though_the_session_breaks_while_it_is_cancelled(
     await reached.wait()
     await asyncio.sleep(0)
     task.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.wait([task])
     assert task.cancelled()
     assert opened == 1

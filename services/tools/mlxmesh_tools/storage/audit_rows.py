@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlxmesh_shared.audit_delivery import AuditEntry
 from mlxmesh_shared.sql.database import Session
 
 MAX_ENTRIES = 10_000
@@ -16,16 +17,15 @@ _OLDEST = "SELECT * FROM audit_outbox ORDER BY number LIMIT $1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(AuditEntry):
     """One entry."""
 
-    time_ms: int
-    actor: str
-    action: str
-    target: str
-    details: str = ""
     number: int = 0
     """Entries are numbered in the order in which they were made."""
+
+    @property
+    def identity(self) -> object:
+        return (self.number, self.time_ms, self.actor, self.target, self.details)
 
 
 async def add(session: Session, entry: Entry) -> None:

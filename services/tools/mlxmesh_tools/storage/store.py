@@ -130,10 +130,10 @@ class ToolStore:
         return await self.transactions.read(partial(audit_rows.oldest, limit=limit))
 
     @uncancellable
-    async def delivered(self, through: int) -> None:
-        """Entries up to this number were delivered."""
+    async def audit_delivered(self, batch: Sequence[audit_rows.Entry]) -> None:
+        """Removes the oldest entries, which were delivered."""
         async with self.transactions.write() as session:
-            await audit_rows.remove(session, through=through)
+            await audit_rows.remove(session, through=batch[-1].number)
 
     async def _find(self, change: Change, name: str) -> ServerConfig:
         found = await server_rows.find(change.session, name, self._cipher)

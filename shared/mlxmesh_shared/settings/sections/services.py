@@ -22,6 +22,8 @@ from mlxmesh_shared.settings.sections.mesh import MeshSettings
 from mlxmesh_shared.settings.sinks import Sinks, SinkSettings, check_webhook
 
 Webhook = Annotated[str, AfterValidator(check_webhook)]
+MAX_GROUP_SIZE = 16
+"""Ranks of a group."""
 
 
 class GatewaySettings(MeshSettings):
@@ -398,7 +400,7 @@ class EngineSettings(MeshSettings):
     """How long the compilation of a constraint may take."""
     constraint_cache_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Memory of compiled constraints that are kept for later sequences, estimated."""
-    group_size: Annotated[int, Field(ge=1, le=16)] = 1
+    group_size: Annotated[int, Field(ge=1, le=MAX_GROUP_SIZE)] = 1
     """Ranks that compute the model together, each in a process of its own; 1: this one alone."""
     group_split: Literal["auto", "tensor", "pipeline"] = "auto"
     """A part of every layer for each rank, or some of the layers; auto prefers the former."""
@@ -406,10 +408,15 @@ class EngineSettings(MeshSettings):
     """Which of them this is; rank 0 serves requests."""
     group_leader: str = ""
     """Where rank 0 listens for the others, host:port; only for ranks above 0."""
+    group_share_ppm: Annotated[int, Field(ge=0, lt=10**6)] = 0
+    """With pipeline, the part of the layers of a rank above 0, in millionths; rank 0 has the rest.
+    0: as many as other ranks."""
     group_listen: Listen = "127.0.0.1:0"
     """Where other ranks connect, host:port; tensors arrive at a free port of the same host."""
     group_silence_s: Annotated[float, Field(ge=0.5, le=600)] = 1.5
     """The group ends when a rank hears nothing from another one for so long."""
+    group_start_silence_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """The same while the group starts: the host may be busy, and no sequence runs yet."""
     insecure_group: bool = False
     """Whether tensors may travel unencrypted between hosts."""
     drain_grace_s: Seconds = 30

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ from mlxmesh_shared.telemetry.exporter import MAX_BATCH_ITEMS, Exporter, Pace
 from mlxmesh_shared.telemetry.log_records import QueueingHandler
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received
+from tests.fakes.waiting import until
 
 FAST = Pace(
     tick_s=0.001,
@@ -58,12 +58,6 @@ def record_spans(recorder: Recorder, count: int) -> None:
         recorder.telemetry.tracer.start_span(f"span {number}").end()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder({"service.name": "x"})
@@ -83,7 +77,7 @@ async def test_everything_goes_out_in_order_beside_the_body(recorder: Recorder) 
 
 async def test_what_is_left_at_the_end_goes_out(recorder: Recorder) -> None:
     sink = Received()
-    async with Exporter(recorder, sink, Pace()).running():
+    async with Exporter(recorder, sink, replace(Pace(), last_timeout_s=30)).running():
         record_spans(recorder, 3)
     assert len(sink.spans) == 3
     assert sink.metrics_by_service

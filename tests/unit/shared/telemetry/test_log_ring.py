@@ -67,7 +67,7 @@ def test_a_record_that_cannot_be_formatted_harms_nobody(capsys: Any) -> None:
 
 
 async def _next(batches: Any) -> RecordBatch:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await anext(batches)
 
 
