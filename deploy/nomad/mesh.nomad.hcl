@@ -38,6 +38,24 @@ variable "tls" {
   default = true
 }
 
+# Where clients reach the gateway.
+variable "grpc_port" {
+  type    = number
+  default = 50051
+}
+
+variable "http_port" {
+  type    = number
+  default = 8051
+}
+
+# On Linux: a new gateway listens on the ports beside the old one, until that has drained. For one gateway, on the one
+# host whose client has `meta { mlxmesh_gateway = "true" }`. Without, an update leaves a pause of some seconds.
+variable "gateway_hand_over" {
+  type    = bool
+  default = false
+}
+
 locals {
   # Services with databases in SQLite stay on the one host whose client has `meta { mlxmesh_databases = "true" }`.
   services = {
@@ -45,11 +63,13 @@ locals {
     model      = { count = 1, kill_timeout = "30s", cpu = 250, memory = 1024, databases = true, ports = { grpc = 0 } }
     access     = { count = 1, kill_timeout = "30s", cpu = 250, memory = 512, databases = true, ports = { grpc = 0 } }
     generation = { count = 2, kill_timeout = "60s", cpu = 1000, memory = 2048, databases = false, ports = { grpc = 0 } }
-    gateway    = { count = 1, kill_timeout = "75s", cpu = 500, memory = 1024, databases = false, ports = { grpc = 50051, http = 8051 } }
+    gateway    = { count = 1, kill_timeout = "75s", cpu = 500, memory = 1024, databases = false, ports = { grpc = var.grpc_port, http = var.http_port } }
     jobs       = { count = 1, kill_timeout = "30s", cpu = 250, memory = 512, databases = true, ports = { grpc = 0 } }
     worker     = { count = 1, kill_timeout = "60s", cpu = 250, memory = 512, databases = false, ports = { grpc = 0 } }
     tools      = { count = 1, kill_timeout = "30s", cpu = 250, memory = 512, databases = true, ports = { grpc = 0 } }
   }
+
+  hands_over = var.gateway_hand_over ? ["gateway"] : []
 
   certificates = var.tls ? { MLXMESH_TLS_DIR = "/etc/mlxmesh/tls" } : {}
 }
@@ -84,6 +104,21 @@ job "mlxmesh" {
       count = group.value.count
 
       dynamic "constraint" {
+        for_each = contains(local.hands_over, group.key) ? ["gateway"] : []
+        content {
+          attribute = "${meta.mlxmesh_gateway}"
+          value     = "true"
+        }
+      }
+
+      # The old gateway answers checks of the port that it shares with the new one, so the new one gets time to start.
+      update {
+        canary           = contains(local.hands_over, group.key) ? 1 : 0
+        auto_promote     = contains(local.hands_over, group.key)
+        min_healthy_time = contains(local.hands_over, group.key) ? "60s" : "5s"
+      }
+
+      dynamic "constraint" {
         for_each = group.value.databases ? ["databases"] : []
         content {
           attribute = "${meta.mlxmesh_databases}"
@@ -98,9 +133,10 @@ job "mlxmesh" {
         mode     = "delay"
       }
 
+      # Ports that two processes share are not reserved: Nomad would not start the second one.
       network {
         dynamic "port" {
-          for_each = group.value.ports
+          for_each = { for name, port in group.value.ports : name => port if !contains(local.hands_over, group.key) }
           labels   = [port.key]
           content {
             static = port.value
@@ -112,7 +148,7 @@ job "mlxmesh" {
       # and find each other by that.
       service {
         name     = "nomad-mlxmesh-${group.key}"
-        port     = "grpc"
+        port     = contains(local.hands_over, group.key) ? "${var.grpc_port}" : "grpc"
         provider = "consul"
 
         check {
@@ -143,9 +179,10 @@ job "mlxmesh" {
           MLXMESH_REGISTRY                           = "consul"
           MLXMESH_CONSUL_ADDRESS                     = var.consul_address
           MLXMESH_INSECURE_LISTEN                    = var.tls ? "false" : "true"
-          MLXMESH_ADVERTISE_HOST                     = "${NOMAD_IP_grpc}"
-          "MLXMESH_${upper(group.key)}_LISTEN"       = "${NOMAD_IP_grpc}:${NOMAD_PORT_grpc}"
-          MLXMESH_GATEWAY_HTTP_LISTEN                = group.key == "gateway" ? "${NOMAD_ADDR_http}" : "auto"
+          MLXMESH_ADVERTISE_HOST                     = contains(local.hands_over, group.key) ? "${attr.unique.network.ip-address}" : "${NOMAD_IP_grpc}"
+          "MLXMESH_${upper(group.key)}_LISTEN"       = contains(local.hands_over, group.key) ? "${attr.unique.network.ip-address}:${var.grpc_port}" : "${NOMAD_IP_grpc}:${NOMAD_PORT_grpc}"
+          MLXMESH_GATEWAY_HTTP_LISTEN                = contains(local.hands_over, group.key) ? "${attr.unique.network.ip-address}:${var.http_port}" : group.key == "gateway" ? "${NOMAD_ADDR_http}" : "auto"
+          MLXMESH_GATEWAY_TAKE_OVER                  = var.gateway_hand_over ? "true" : "false"
           MLXMESH_ENGINE_LISTEN                      = "${NOMAD_IP_grpc}:0"
           MLXMESH_RUNTIME_HAND_OVER_S                = "240"
         })
