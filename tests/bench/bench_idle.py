@@ -126,7 +126,6 @@ def bare_grpc() -> Iterator[int]:
     command = [sys.executable, "-m", "tests.bench.bare_grpc"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         yield process.pid
-        process.communicate()
 
 
 @contextlib.contextmanager

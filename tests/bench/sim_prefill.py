@@ -21,8 +21,9 @@ from rich.table import Table
 
 from mlxmesh_engine.cache.kv_cache import Batching
 from mlxmesh_engine.forward.prefill import group_slices
+from mlxmesh_engine.scheduling.prefill_plan import PrefillSlice, count_tokens
 from mlxmesh_engine.scheduling.request import SequenceRequest
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler, count_tokens
+from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.step_times import StepTimes
 from tests.bench.samples import percentile

@@ -1,6 +1,6 @@
 """Measures discovery and placement with up to a thousand simulated engines on a real Consul agent.
 
-    make scale                                     # 50, 200, 500 and 1,000 engines, ten minutes
+    make scale                                     # 50, 200, 500 and 1,000 engines, five minutes
     make scale SCALE="--engines 50 200 --changes 3"   # smaller and quicker
     .venv/bin/python -m tests.scale --json FILE --picture FILE
 

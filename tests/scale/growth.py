@@ -24,15 +24,17 @@ _NOTHING = 1e-9
 def exponent(rows: Sequence[Row], figure: str) -> float:
     """The k of the best fit of figure = c * engines^k, by least squares of the logarithms.
 
-    0 where the figure is 0 at some size, as it then grows with nothing; nan for a single size.
+    Sizes at which the figure is 0 are left out. Where it is above 0 at one size only, inf if that
+    is the largest one, else 0; 0 also where it is 0 at all sizes. nan for a single size.
     """
     xs = np.array([float(row[X]) for row in rows])
     ys = np.array([float(row[figure]) for row in rows])
     if len(rows) < 2:
         return float("nan")
-    if (ys <= _NOTHING).any():
-        return 0.0
-    return float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
+    some = ys > _NOTHING
+    if some.sum() < 2:
+        return float("inf") if some[-1] else 0.0
+    return float(np.polyfit(np.log(xs[some]), np.log(ys[some]), 1)[0])
 
 
 def judged(rows: Sequence[Row]) -> Findings:
@@ -86,4 +88,4 @@ def cost_panels(rows: Sequence[Row]) -> list[Panel]:
 
 def _panel(title: str, names: Sequence[str], rows: Sequence[Row]) -> Panel:
     points = {name: [(float(row[X]), float(row[name])) for row in rows] for name in names}
-    return Panel(title, X, [Curve(name, found) for name, found in points.items()])
+    return Panel(title, X, [Curve(name, found) for name, found in points.items()], log_x=False)

@@ -50,6 +50,22 @@ def test_the_exponent_is_that_of_the_figures() -> None:
     assert exponent(rows, "none") == 0
 
 
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ((0.0, 4.0, 16.0), 1),
+        ((0.0, 0.0, 5.0), float("inf")),
+        ((5.0, 0.0, 0.0), 0),
+        ((0.0, 5.0, 0.0), 0),
+    ],
+)
+def test_a_figure_that_is_nothing_at_some_sizes(
+    figures: tuple[float, ...], expected: float
+) -> None:
+    rows = [{"engines": n, "rest": each} for n, each in zip((50, 200, 800), figures, strict=True)]
+    assert exponent(rows, "rest") == pytest.approx(expected)
+
+
 def test_what_grows_too_fast_is_a_miss() -> None:
     figures = dict.fromkeys((*LINEAR, *FLAT), 1.0)
     rows = [{"engines": n, **figures, "KB/change": float(n * n)} for n in (50, 200)]

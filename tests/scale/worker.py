@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,6 +36,8 @@ class Worker:
             *(sys.executable, "-m", f"tests.scale.{self._module}", json.dumps(self._options)),
             stdin=PIPE,
             stdout=PIPE,
+            # On a saturated machine gRPC reports thousands of late pings.
+            env={"GRPC_VERBOSITY": "NONE", **os.environ},
             limit=_LINE_BYTES,
         )
         await self._answer()

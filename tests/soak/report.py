@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import median
 from typing import Any
 
 from tests.bench.curves import Curve, Panel
@@ -124,7 +126,9 @@ def _first_ms(lines: Lines, kind: str) -> list[tuple[float, float]]:
 
 
 def panels(lines: Lines) -> list[Panel]:
-    """Each figure over time; the curves of processes that were restarted end and begin."""
+    """Each figure over time, by the median of each minute; the curves of processes that were
+    restarted end and begin.
+    """
     found = lives(lines)
     shown = {
         "memory, MB": ("memory_bytes", _MB),
@@ -136,7 +140,7 @@ def panels(lines: Lines) -> list[Panel]:
         Panel(title, "minutes", list(_curves(found, figure, unit)), log_x=False)
         for title, (figure, unit) in shown.items()
     ]
-    latencies = [Curve(kind, _first_ms(lines, kind)) for kind in _kinds(lines)]
+    latencies = [Curve(kind, _by_minute(_first_ms(lines, kind))) for kind in _kinds(lines)]
     drawn.append(Panel("first output, p50 ms", "minutes", latencies, log_y=True, log_x=False))
     return drawn
 
@@ -148,5 +152,12 @@ def _curves(found: Mapping[Life, Samples], figure: str, unit: float) -> Iterator
             for at_s, sample in samples
             if figure != "tasks" or sample.tasks
         ]
-        if len(points) > 1:
+        if len(points := _by_minute(points)) > 1:
             yield Curve(life.role, points)
+
+
+def _by_minute(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [
+        (minute, median(value for _, value in found))
+        for minute, found in groupby(points, lambda point: point[0] // 1)
+    ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ import psutil
 from tests.bench.peers.catalogue import Argv, Peer, Site
 from tests.bench.peers.completions import complete
 from tests.bench.peers.install import PeerFailed
+from tests.fakes.ports import free_ports
 
 START_LIMIT_S = 120.0
 STOP_GRACE_S = 5.0
@@ -31,7 +31,7 @@ async def running(
     Raises PeerFailed, with the end of its log, when it does not come up.
     """
     folder.mkdir(parents=True)
-    commands = peer.commands(Site(programs, model, free_ports(3)))
+    commands = peer.commands(Site(programs, model, tuple(free_ports(3))))
     ports = [int(argv[argv.index("--port") + 1]) for argv in commands]
     processes: list[subprocess.Popen[bytes]] = []
     log = folder / "log.txt"
@@ -73,15 +73,6 @@ def cpu_s(pids: Sequence[int]) -> float:
     """User and system seconds that the processes have spent so far."""
     times = [psutil.Process(pid).cpu_times() for pid in pids]
     return sum(each.user + each.system for each in times)
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Ports on loopback that nothing listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return tuple(each.getsockname()[1] for each in sockets)
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
