@@ -18,8 +18,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-# The first eight start whole meshes of many processes.
-SLOWEST_FIRST = (
+# They start whole meshes of many processes.
+MESHES = (
     "tests/chaos/",
     "tests/clients/",
     "tests/console/",
@@ -28,9 +28,10 @@ SLOWEST_FIRST = (
     "tests/real/",
     "tests/scale/",
     "tests/soak/",
-    "tests/integration/",
-    "tests/contract/",
 )
+# It waits for minutes until certificates expire, and leaves the cores to the others meanwhile.
+WAITS_LONGEST = "tests/hosts/test_renewal.py"
+SLOWEST_FIRST = (WAITS_LONGEST, *MESHES, "tests/integration/", "tests/contract/")
 
 
 @pytest.fixture
@@ -52,18 +53,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class FromBothEnds(LoadScopeScheduling):
-    """With several workers: the first begins with the whole meshes, the others with the quick tests
-    at the end, and all go on towards the middle. So nobody is idle before the end, and meshes run
-    one at a time for as long as there is something else to do. Each file stays on one worker.
+    """With several workers: the last one begins with the quick tests at the end, the others with
+    the whole meshes, and all go on towards the middle. Meshes mostly wait, and the last worker uses
+    the cores meanwhile; of three or more workers it leaves the meshes to the others, because two
+    at a time are enough for two cores. Each file stays on one worker.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0]
 
+    def _working(self) -> list[WorkerController]:
+        return [node for node in self.nodes if not node.shutting_down]
+
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if node is not self.nodes[0]:
+        if node is self._working()[-1]:
             self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
         super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        working = self._working()
+        is_extra = len(working) > 2 and node is working[-1]
+        if is_extra and all(scope.startswith(MESHES) for scope in self.workqueue):
+            node.shutdown()
+        else:
+            super()._reschedule(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Returns the test that ended its worker, which is not run again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def illegal_values(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple[
         value_field = map_entry(field)["value"]
         yield from ((what, {key: value}) for what, value in illegal_scalars(value_field, rules))
         if rules.HasField("key_pattern"):
-            yield "a key off the pattern", {"../ etc\n": some_value(value_field)}
+            yield "a key off the pattern", {off(rules.key_pattern): some_value(value_field)}
     elif field.is_repeated:
         yield from ((what, [value]) for what, value in illegal_scalars(field, rules))
     else:
@@ -44,10 +45,17 @@ def illegal_scalars(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         if rules.HasField("max_length"):
             yield "too long", some_value(field, is_element=True) * (rules.max_length + 1)
-        if rules.min_length and not rules.required:
+        # Where empty and absent are the same, only `required` refuses it.
+        is_absence = not field.has_presence and not field.is_repeated
+        if rules.min_length and not rules.required and not is_absence:
             yield "empty", some_value(field, is_element=True)[:0]
         if rules.HasField("pattern"):
-            yield "off the pattern", "../ etc\n"
+            yield "off the pattern", off(rules.pattern)
+
+
+def off(pattern: str) -> str:
+    """A text that does not match."""
+    return next(text for text in ("../ etc\n", "\0") if not re.fullmatch(pattern, text, re.ASCII))
 
 
 def illegal_numbers(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_chan
 from mlxmesh_shared.tls import CertificateSource
 from tests.chaos.history import OK, Call, Ending, Message
 
-CALL_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 120.0
 ATTACH_PAUSE_S = 0.1
 _POLL_S = 0.005
 WORDS = ("A", "The naïve café 東京 ", "def f(x):", "1 2 3 4 ", "Ω≈ç√ and ", "Once upon a time")
@@ -84,6 +84,7 @@ class Reader:
         self._status = ""
         self._ending: Ending | None = None
         self._attached = 0
+        self._numbering = 0
 
     async def run(self) -> None:
         """Reads to the end of the call, through further gateways when one is lost."""
@@ -95,7 +96,9 @@ class Reader:
             await asyncio.sleep(ATTACH_PAUSE_S)
             stub = self._stubs[self._attached % len(self._stubs)]
             last = self.messages[-1].sequence if self.messages else 0
-            ask = AttachGenerationRequest(request_id=self._request.request_id, after_sequence=last)
+            ask = AttachGenerationRequest(
+                request_id=self._request.request_id, after_sequence=last, numbering=self._numbering
+            )
             left_s = max(0.1, deadline_s - time.monotonic())
             status = await self._read(_attached(stub.AttachGeneration(ask, timeout=left_s)))
         self._status, self._ended_s = status_of(status), time.monotonic()
@@ -135,6 +138,7 @@ class Reader:
         tokens = tuple(delta.token_ids)
         self.messages.append(Message(response.sequence, time.monotonic(), tokens, delta.text))
         self.tokens += len(tokens)
+        self._numbering = response.numbering
         if response.HasField("finished"):
             finished = response.finished
             self._ending = Ending(

@@ -121,7 +121,8 @@ class ResponsesReader(SseReader):
 
     def rest(self, gateway: str, after: str) -> AsyncIterator[Event]:
         """As of SseReader."""
-        query = f"?stream=true&starting_after={after}" if self._ids else "?stream=true"
+        number = after.partition(".")[0]  # as OpenAI's clients name it
+        query = f"?stream=true&starting_after={number}" if self._ids else "?stream=true"
         return events(gateway, "GET", f"{RESPONSES}/{self._response_id}{query}")
 
     def text_of(self, content: Mapping[str, Any]) -> str:

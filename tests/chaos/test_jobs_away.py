@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -29,8 +30,15 @@ async def mesh_with_jobs(**environment: str) -> AsyncGenerator[tuple[ChaosMesh, 
     async with running(Shape(replicas=1, environment={**SIMULATED, **environment})) as mesh:
         jobs = await mesh.add("jobs")
         await mesh.add("worker")
-        assert await status_of_a_job(mesh) is grpc.StatusCode.NOT_FOUND
+        await until_served(mesh)
         yield mesh, jobs
+
+
+async def until_served(mesh: ChaosMesh) -> None:
+    """Until the jobs service answers through the gateway, which learns of it by the registry."""
+    async with asyncio.timeout(60):
+        while await status_of_a_job(mesh) is not grpc.StatusCode.NOT_FOUND:
+            await asyncio.sleep(0.1)
 
 
 async def status_of_a_job(mesh: ChaosMesh) -> grpc.StatusCode:
@@ -84,5 +92,4 @@ async def test_streams_complete_without_the_jobs_database(tmp_path: Path) -> Non
                 await all_streams_complete(mesh, tmp_path, "away")
             finally:
                 server.start()
-            while await status_of_a_job(mesh) is not grpc.StatusCode.NOT_FOUND:
-                pass
+            await until_served(mesh)

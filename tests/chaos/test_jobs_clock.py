@@ -18,7 +18,9 @@ from tests.chaos.jobs.record import Record
 from tests.chaos.jobs.shifted_jobs import VARIABLE
 
 HOUR_S = 3_600
-ENDS_WITHIN_S = 40.0
+ENDS_WITHIN_S = 120.0
+# A busy machine may keep a process from its processor for a while: that loses no attempt here.
+LEASE_S = 15
 DELAY_MS = 3_000
 RATED, PAUSED = "rated", "paused"
 
@@ -44,7 +46,7 @@ async def shifted_mesh(
     with database(kind) as url:
         shape = Shape(
             workers=2,
-            lease_s=3,
+            lease_s=LEASE_S,
             database_url=url,
             jobs_module="tests.chaos.jobs.shifted_jobs",
             environment={VARIABLE: str(folder / "clock")},
@@ -106,9 +108,9 @@ async def test_nothing_runs_twice_and_nothing_hangs(kind: str, tmp_path: Path) -
 
 
 async def _until_attempted(calls: JobsCalls, job_id: str) -> None:
-    """Until the job waits for its second attempt."""
+    """Until the job waits for its second attempt, or, on a busy machine, has it."""
     give_up_s = time.monotonic() + ENDS_WITHIN_S
-    while (await calls.get(job_id)).state != pb.JOB_STATE_DELAYED:
+    while (job := await calls.get(job_id)).state != pb.JOB_STATE_DELAYED and job.attempt < 2:
         assert time.monotonic() < give_up_s
 
 

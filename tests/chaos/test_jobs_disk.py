@@ -23,7 +23,7 @@ from tests.chaos.jobs.record import Record
 from tests.fakes.postgres import PostgresServer, postgres_server
 from tests.fakes.small_disk import needs_mount, small_disk
 
-ENDS_WITHIN_S = 60.0
+ENDS_WITHIN_S = 120.0
 LEASE_S = 10.0
 LARGE = "x" * 50_000
 REFUSED_AFTER = 400

@@ -15,18 +15,27 @@ from tests.chaos.jobs.processes import SIMULATION, JobsMesh, ProcessEndedError, 
 from tests.chaos.jobs.record import Record
 
 ENDS_WITHIN_S = 90.0
-STALL = {"MLXMESH_JOBS_STALL_TIMEOUT_S": "2"}
+# A busy machine may keep a process from its processor for a while: where nobody is lost or stuck,
+# that ends no attempt.
+LEASE_S = 15
+STALL = {"MLXMESH_JOBS_STALL_TIMEOUT_S": "6"}
+# Where a worker is to be lost.
+SHORT_LEASE_S = 3
 QUICK = pb.RetryPolicy(initial_delay_ms=200, max_delay_ms=1_000)
 
 
 @contextlib.asynccontextmanager
 async def mesh_and_calls(
-    folder: Path, *, workers: int = 2, environment: Mapping[str, str] = {}
+    folder: Path,
+    *,
+    workers: int = 2,
+    lease_s: float = LEASE_S,
+    environment: Mapping[str, str] = {},
 ) -> AsyncGenerator[tuple[JobsMesh, JobsCalls]]:
     shape = Shape(
         jobs=1,
         workers=workers,
-        lease_s=3,
+        lease_s=lease_s,
         connectors=("simulation_http", *(each.name for each in CONNECTORS)),
         environment={
             **installed(folder / "installed"),
@@ -114,7 +123,7 @@ async def test_job_timeout_stops_the_work_and_fails_in_the_end(tmp_path: Path) -
     async with mesh_and_calls(tmp_path) as (mesh, calls):
         policy = pb.RetryPolicy(max_attempts=2, initial_delay_ms=200)
         slow = simulated("slow", policy, duration_s=600, steps=6_000)
-        slow.attempt_timeout_s = 1
+        slow.attempt_timeout_s = 4
         await calls.submit([slow, simulated("quick")])
         late, quick = await calls.ended(["slow", "quick"], ENDS_WITHIN_S)
         assert quick.state == pb.JOB_STATE_COMPLETED
@@ -140,7 +149,7 @@ async def test_worker_stuck_runs_the_job_elsewhere(tmp_path: Path) -> None:
 
 
 async def test_a_blocked_worker_is_lost_after_its_lease(tmp_path: Path) -> None:
-    async with mesh_and_calls(tmp_path) as (_mesh, calls):
+    async with mesh_and_calls(tmp_path, lease_s=SHORT_LEASE_S) as (_mesh, calls):
         ids = ["blocking", *(f"job-{number}" for number in range(20))]
         jobs = [run_by("blocking_http", "blocking"), *(simulated(each) for each in ids[1:])]
         await calls.submit(jobs)
@@ -151,7 +160,8 @@ async def test_a_blocked_worker_is_lost_after_its_lease(tmp_path: Path) -> None:
 
 
 async def test_a_job_that_kills_its_workers_is_poisoned(tmp_path: Path) -> None:
-    async with mesh_and_calls(tmp_path, workers=3) as (mesh, calls), supervised(mesh):
+    dying = mesh_and_calls(tmp_path, workers=3, lease_s=SHORT_LEASE_S)
+    async with dying as (mesh, calls), supervised(mesh):
         ids = ["poison", *(f"job-{number}" for number in range(60))]
         jobs = [
             run_by("dying_http", "poison"),
@@ -172,7 +182,8 @@ async def test_jobs_that_wait_for_a_back_end_are_not_stuck(tmp_path: Path) -> No
     one_slot = {"MLXMESH_WORKER_SLOTS_PER_CONNECTOR": "1", **STALL}
     async with mesh_and_calls(tmp_path, workers=1, environment=one_slot) as (_mesh, calls):
         ids = [f"job-{number}" for number in range(4)]
-        await calls.submit([simulated(each, duration_s=1.5, steps=15) for each in ids])
+        # The last one waits for longer than an attempt may be silent.
+        await calls.submit([simulated(each, duration_s=3, steps=30) for each in ids])
         ended = await calls.ended(ids, ENDS_WITHIN_S)
         assert not_completed(ended) == []
         assert [each.attempt for each in ended] == [1, 1, 1, 1]

@@ -28,7 +28,7 @@ ARGUMENTS = (
     "--disable-background-networking",
     "--disable-dev-shm-usage",
 )
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 LOCAL_SCHEMES = ("data:", "blob:", "about:")
 expect.set_options(timeout=WAIT_MS)
 # Runs before any script of a page.

@@ -94,6 +94,6 @@ def words(count: int) -> list[str]:
     return [f"word{number} " for number in range(count)]
 
 
-def slow(count: int, pause_s: float = 0.03) -> Script:
-    """An answer that takes a while."""
-    return Script(pieces=words(count), pause_s=pause_s)
+def slow(count: int, *, goes_on: asyncio.Event | None = None) -> Script:
+    """An answer that takes a while, and until it may go on has half of its words."""
+    return Script(pieces=words(count), pause_s=0.03, goes_on=goes_on)

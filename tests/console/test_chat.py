@@ -82,11 +82,13 @@ async def test_markdown_and_code_are_drawn(chat: ChatPage, upstream: FakeUpstrea
 async def test_a_reload_in_mid_answer_loses_and_repeats_nothing(
     chat: ChatPage, upstream: FakeUpstream
 ) -> None:
-    upstream.script = slow(100)
+    goes_on = asyncio.Event()
+    upstream.script = slow(100, goes_on=goes_on)
     await chat.send("Count")
     await expect(chat.text_of(chat.answers().last)).to_contain_text("word20 ")
     await chat.page.reload()
     await expect(chat.answers().last).to_have_attribute("data-state", "running")
+    goes_on.set()
     answer = await chat.finished()
     assert (await chat.text_of(answer).inner_text()).split() == "".join(words(100)).split()
     assert len(upstream.requests[-1:]) == 1
@@ -96,10 +98,13 @@ async def test_the_death_of_the_gateway_loses_and_repeats_nothing(
     mesh: ConsoleMesh, opened: Visit, chat: ChatPage, upstream: FakeUpstream
 ) -> None:
     opened.allow("Failed to load resource|ERR_")
-    upstream.script = slow(100)
+    goes_on = asyncio.Event()
+    upstream.script = slow(100, goes_on=goes_on)
     await chat.send("Count")
     await expect(chat.text_of(chat.answers().last)).to_contain_text("word10 ")
-    os.kill(mesh.mesh.pid("gateway"), signal.SIGKILL)
+    pid = await asyncio.to_thread(mesh.mesh.pid, "gateway")
+    os.kill(pid, signal.SIGKILL)
+    goes_on.set()
     answer = await chat.finished()
     assert (await chat.text_of(answer).inner_text()).split() == "".join(words(100)).split()
 
@@ -107,11 +112,13 @@ async def test_the_death_of_the_gateway_loses_and_repeats_nothing(
 async def test_an_answer_goes_on_while_another_page_is_shown(
     chat: ChatPage, upstream: FakeUpstream
 ) -> None:
-    upstream.script = slow(60)
+    goes_on = asyncio.Event()
+    upstream.script = slow(60, goes_on=goes_on)
     await chat.send("Count")
     await expect(chat.text_of(chat.answers().last)).to_contain_text("word5 ")
     await chat.page.get_by_role("link", name="Models", exact=True).click()
     await expect(chat.page.get_by_role("heading", level=1)).to_have_text("Models")
+    goes_on.set()
     await chat.page.go_back()
     answer = await chat.finished()
     assert (await chat.text_of(answer).inner_text()).split() == "".join(words(60)).split()
@@ -141,7 +148,7 @@ async def test_stop_ends_the_generation_and_keeps_the_text(
     await chat.page.get_by_role("button", name="Stop").click()
     answer = await chat.finished(state="stopped")
     await expect(chat.text_of(answer)).to_contain_text("word5 ")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while upstream.open:
             await asyncio.sleep(0.05)
 

@@ -32,9 +32,11 @@ async def traffic(mesh: ConsoleMesh) -> AsyncIterator[None]:
                 await asyncio.sleep(0.05)
 
     calling = asyncio.create_task(call())
-    yield
-    calling.cancel()
-    await asyncio.wait([calling])
+    try:
+        yield
+    finally:
+        calling.cancel()
+        await asyncio.wait([calling])
 
 
 async def start_rollout(page: Page, **fields: str) -> None:

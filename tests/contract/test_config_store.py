@@ -15,7 +15,7 @@ from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSetting
 from tests.fakes.config_store import InMemoryConfigStore
 from tests.fakes.consul_agent import FakeConsulAgent
 
-PATIENCE_S = 10
+PATIENCE_S = 30
 
 
 @dataclass

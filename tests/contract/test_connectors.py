@@ -28,10 +28,11 @@ from tests.fakes.comfyui_server import Options as ComfyUIOptions
 from tests.fakes.comfyui_server import comfyui_server
 from tests.fakes.comfyui_workflows import workflow
 from tests.fakes.connector_reports import FakeReports
-from tests.fakes.consul_process import free_port
 from tests.fakes.openai_upstream import Script, running_upstream
+from tests.fakes.ports import free_port
 from tests.fakes.simulation_grpc import grpc_simulation
 from tests.fakes.simulation_server import simulation_server
+from tests.fakes.waiting import until
 
 SOON_S = 0.02
 
@@ -82,7 +83,6 @@ async def simulation(kind: type[Any]) -> AsyncIterator[Rig]:
             sicken=lambda: server.faults.add("/health", status=404),
             files=1,
         )
-        await connector.close()
 
 
 @asynccontextmanager
@@ -102,7 +102,6 @@ async def simulation_by_grpc(kind: type[Any]) -> AsyncIterator[Rig]:
             sicken=server.sicken,
             files=1,
         )
-        await connector.close()
 
 
 @asynccontextmanager
@@ -126,7 +125,6 @@ async def comfyui(kind: type[Any]) -> AsyncIterator[Rig]:
             sicken=lambda: server.faults.add("/system_stats", status=500),
             files=1,
         )
-        await connector.close()
 
 
 @asynccontextmanager
@@ -146,7 +144,6 @@ async def a1111(kind: type[Any]) -> AsyncIterator[Rig]:
             sicken=lambda: server.faults.add("/sdapi/v1/memory", status=200, text="<html>"),
             files=1,
         )
-        await connector.close()
 
 
 @asynccontextmanager
@@ -173,7 +170,6 @@ async def openai(kind: type[Any]) -> AsyncIterator[Rig]:
             sicken=lambda: play(replace(quick, models_status=404)),
             slow_down=lambda: play(slow),
         )
-        await connector.close()
 
 
 RETRY = {"Retry-After": "7"}
@@ -197,12 +193,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     make, kind = RIGS[request.param]
     async with make(kind) as made:
         yield made
-
-
-async def until(condition: Callable[[], bool], within_s: float = 10) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.01)
+        await made.connector.close()
 
 
 async def cancelled(running: asyncio.Task[Any]) -> float:

@@ -69,7 +69,7 @@ async def test_a_lock_is_held_by_one_session_until_it_ends(api: Api) -> None:
     assert await api.put("kv/lock", "first", acquire=first) is True
     assert await api.put("kv/lock", "second", acquire=second) is False
     await api.put(f"session/destroy/{first}")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await api.put("kv/lock", "second", acquire=second) is not True:
             await asyncio.sleep(0.1)
 
@@ -102,7 +102,7 @@ async def test_a_ttl_check_passes_while_it_is_told_so(api: Api) -> None:
     await api.put("agent/service/register", {"Name": "timed", "ID": "t", "Port": 1, "Check": check})
 
     async def until_passing(count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len((await api.get("health/service/timed", passing="1"))[1]) != count:
                 await asyncio.sleep(0.05)
 

@@ -25,6 +25,7 @@ from mlxmesh_jobs.domain.ports import JobStore
 from mlxmesh_jobs.domain.recovery import Fault, RetryPolicy
 from mlxmesh_jobs.domain.states import State
 from mlxmesh_jobs.storage.database import JobsDatabase
+from mlxmesh_jobs.storage.schema import JOBS
 from mlxmesh_jobs.storage.store import SqlJobStore
 from mlxmesh_shared.errors import (
     IllegalState,
@@ -33,8 +34,9 @@ from mlxmesh_shared.errors import (
     JobNotFound,
     QueueFull,
 )
-from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from mlxmesh_shared.sql.urls import DatabaseUrl
 from tests.fakes.clock import FakeClock
+from tests.fakes.databases import sqlite_with_tables
 from tests.fakes.job_store import InMemoryJobStore
 from tests.fakes.new_jobs import (
     ALL,
@@ -87,9 +89,9 @@ async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield Case(store, clock, await store.open_session("worker-1", "s"))
         return
     if request.param == "sqlite":
-        url: DatabaseUrl = SqliteFile(tmp_path / "jobs.db")
+        url: DatabaseUrl = sqlite_with_tables(tmp_path / "jobs.db", JOBS)
     else:
-        url = request.getfixturevalue("postgres").create_database()
+        url = request.getfixturevalue("postgres").create_database(JOBS)
     async with _in_sql(url, clock) as store:
         yield Case(store, clock, await store.open_session("worker-1", "s"))
 
@@ -782,7 +784,7 @@ async def test_subscribers_hear_of_changes(case: Case, deed: str) -> None:
         await case.store.beat([case.session])
         assert not changed.is_set()
         await DEEDS[deed](case)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await changed.wait()
 
 

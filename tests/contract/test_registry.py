@@ -22,8 +22,9 @@ from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.settings import ConsulSettings, MeshSettings
 from tests.fakes.consul_agent import FakeConsulAgent
-from tests.fakes.consul_process import ConsulAgentProcess, free_port, if_built
+from tests.fakes.consul_process import ConsulAgentProcess, if_built
 from tests.fakes.health import healthy
+from tests.fakes.ports import free_port
 from tests.fakes.registry import InMemoryRegistry
 
 LEASE_S = 1.5
@@ -70,7 +71,7 @@ class WallClock:
 
 
 async def next_set(watching: AsyncGenerator[tuple[Instance, ...], None]) -> list[str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return [found.instance_id for found in await anext(watching)]
 
 
@@ -259,7 +260,7 @@ async def test_a_dead_process_that_nobody_reaped_is_gone(directory: DirectoryReg
         assert child.stdout is not None
         await asyncio.to_thread(child.stdout.read)  # its end, but nobody waits for it
         await directory.register(Instance("engine", "zombie", "127.0.0.1:1", child.pid))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await directory.resolve("engine"):
                 await asyncio.sleep(0.01)
     finally:
@@ -289,9 +290,9 @@ async def test_a_change_just_after_the_first_look_is_seen_at_once(path: Path) ->
 
 
 async def test_a_lease_that_nobody_keeps_ends(path: Path) -> None:
-    owner = DirectoryRegistry(path, lease_s=0.5)
+    owner = DirectoryRegistry(path, lease_s=2)
     await owner.register(instance())
-    reader = DirectoryRegistry(path, lease_s=0.5, poll_s=POLL_S)
+    reader = DirectoryRegistry(path, lease_s=2, poll_s=POLL_S)
     async with aclosing(reader.watch("engine")) as watching:
         assert await next_set(watching) == ["engine-1"]
         await owner.close()
@@ -435,6 +436,14 @@ def test_every_instance_tells_where_it_is_and_what_it_speaks() -> None:
     advertised = MeshSettings(advertise_host="fd00::7")
     assert local_instance(advertised, "model", "m", "[::]:5").address == "[fd00::7]:5"
     assert local_instance(MeshSettings(), "model", "m", "[::1]:5").address == "[::1]:5"
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"), [("0.0.0.0:5", "127.0.0.1:5"), ("[::]:5", "[::1]:5")]
+)
+def test_one_host_reaches_a_listener_on_all_addresses_by_loopback(listen: str, address: str):
+    """Clients send keys without TLS to loopback addresses only."""
+    assert local_instance(MeshSettings(), "gateway", "gateway-1", listen).address == address
 
 
 @pytest.mark.parametrize("host", ["10.0.0.7:5", "[fd00::7", "mac/5", "a" * 254])

@@ -18,6 +18,7 @@ from mlxmesh_shared.telemetry.sdk import Recorder
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 from tests.fakes.otlp_collector import Received, collector
 from tests.fakes.registry import InMemoryRegistry
+from tests.fakes.serving import serving
 
 OPEN = partial(open_channel, pings=False)
 
@@ -39,16 +40,20 @@ async def in_process(received: Received) -> AsyncIterator[TelemetrySink]:
 async def over_a_channel(received: Received) -> AsyncIterator[TelemetrySink]:
     async with collector(received) as address:
         sink = OtlpSink(OPEN(address))
-        yield sink
-        await sink.close()
+        try:
+            yield sink
+        finally:
+            await sink.close()
 
 
 @asynccontextmanager
 async def at_another_gateway(received: Received) -> AsyncIterator[TelemetrySink]:
     async with collector(received) as address:
         sink = CollectingGateway(await registry_of(("gateway-1", address)), OPEN)
-        yield sink
-        await sink.close()
+        try:
+            yield sink
+        finally:
+            await sink.close()
 
 
 @asynccontextmanager
@@ -119,12 +124,11 @@ async def test_all_go_to_the_gateway_with_the_smallest_id_and_follow_it() -> Non
 
 
 async def test_a_server_that_takes_no_telemetry_says_so() -> None:
-    server = MeshServer(services=[], service_names=[])
-    sink = OtlpSink(OPEN(await server.start()))
-    with pytest.raises(MethodNotFound):
-        await sink.traces(Recorder({}).drain_spans(1))
-    await sink.close()
-    await server.drain(0, 0)
+    async with serving(MeshServer(services=[], service_names=[])) as address:
+        sink = OtlpSink(OPEN(address))
+        with pytest.raises(MethodNotFound):
+            await sink.traces(Recorder({}).drain_spans(1))
+        await sink.close()
 
 
 async def test_nobody_at_an_address_is_unavailable() -> None:

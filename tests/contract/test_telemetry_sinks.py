@@ -57,31 +57,39 @@ async def collector(_folder: Path) -> AsyncGenerator[Opened]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     sink = CollectorSink(SinkSettings(kind="otlp", target=f"127.0.0.1:{port}"))
-    yield sink, _names(received)
-    await sink.close()
-    await server.stop(0)
+    try:
+        yield sink, _names(received)
+    finally:
+        await sink.close()
+        await server.stop(0)
 
 
 @asynccontextmanager
 async def json_lines(folder: Path) -> AsyncGenerator[Opened]:
     sink = JsonLinesSink(folder / "deep" / "t.jsonl", max_bytes=2**20, keep_files=1)
-    yield sink, (folder / "deep" / "t.jsonl").read_text
-    await sink.close()
+    try:
+        yield sink, (folder / "deep" / "t.jsonl").read_text
+    finally:
+        await sink.close()
 
 
 @asynccontextmanager
 async def console(_folder: Path) -> AsyncGenerator[Opened]:
     stream = io.StringIO()
     sink = ConsoleSink(stream)
-    yield sink, stream.getvalue
-    await sink.close()
+    try:
+        yield sink, stream.getvalue
+    finally:
+        await sink.close()
 
 
 @asynccontextmanager
 async def prometheus(_folder: Path) -> AsyncGenerator[Opened]:
     sink = PrometheusSink()
-    yield sink, lambda: expose(sink.processes(), "")[0].decode()
-    await sink.close()
+    try:
+        yield sink, lambda: expose(sink.processes(), "")[0].decode()
+    finally:
+        await sink.close()
 
 
 @asynccontextmanager
@@ -91,9 +99,11 @@ async def fan_out(_folder: Path) -> AsyncGenerator[Opened]:
     recent, tail = RecentTraces(KeepOptions()), TailRules(TailOptions())
     sink = FanOut([lane], recent, tail, instance_id="gateway-1")
     task = asyncio.create_task(sink.run())
-    yield sink, _names(behind)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    try:
+        yield sink, _names(behind)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 SINKS = [recording, collector, json_lines, console, prometheus, fan_out]
@@ -106,7 +116,7 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
 
 
 async def arrives(arrived: Arrived, word: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while word not in arrived():
             await asyncio.sleep(0.01)
 

@@ -56,6 +56,9 @@ _LINES = {
 _LONG: dict[str, Any] = {"max_tokens": 600, "ignore_eos": True, "temperature": 1.0, "seed": 7}
 
 
+LASTING = 1500
+
+
 class Exact(Reference):
     """mlx-lm by itself in float32, with an adapter in its own format, or with none."""
 
@@ -204,7 +207,8 @@ async def test_what_runs_keeps_the_adapter_that_it_began_with(
 ) -> None:
     async with MeshClient(adapted.address) as client:
         await put(client, files.french)
-        undisturbed = Stream(client, adapter="changing")
+        # It still runs when the other adapter is known.
+        undisturbed = Stream(client, adapter="changing", max_tokens=LASTING)
         expected = await undisturbed.read()
         pid = adapted.pid("engine")
 
@@ -212,7 +216,7 @@ async def test_what_runs_keeps_the_adapter_that_it_began_with(
             await put(client, files.german, replace=True)
             os.kill(pid, signal.SIGKILL)
 
-        stream = Stream(client, adapter="changing")
+        stream = Stream(client, adapter="changing", max_tokens=LASTING)
         assert await stream.read(replace_and_kill) == expected
         assert (stream.resumptions, stream.digest) == (2, undisturbed.digest)
         replaced = await Stream(client, adapter="changing").read()

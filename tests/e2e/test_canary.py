@@ -582,7 +582,7 @@ async def test_keys_passwords_and_sessions_leave_no_trace(
             await asyncio.sleep(3)  # usage is on its way, by disk
     finally:
         access.terminate()
-        await asyncio.to_thread(access.wait, 30)
+        await asyncio.to_thread(access.wait, 60)
     assert '"level": "debug"' in logs_of(mesh)["access"]
     assert leaks(mesh, told, answers, *hidden) == []
     files = [path for path in mesh.data_dir.rglob("*") if path.is_file()]

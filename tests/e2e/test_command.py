@@ -6,11 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from tests.e2e.running_mesh import MLXMESH, RunningMesh, mlxmesh
+import pytest
+
+from tests.e2e.running_mesh import MLXMESH, RunningMesh
+from tests.e2e.running_mesh import mlxmesh_spawned as mlxmesh
 
 POCKET_MINI = Path(__file__).parents[2] / "deploy" / "demo-model" / "pocket-mini"
+
+
+@pytest.fixture(scope="module")
+def mesh(mesh: RunningMesh) -> RunningMesh:
+    """Its commands run as users have them."""
+    return replace(mesh, spawns=True)
 
 
 def test_generate_streams_text(mesh: RunningMesh) -> None:

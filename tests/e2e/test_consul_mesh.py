@@ -35,6 +35,12 @@ async def services(mesh: RunningMesh) -> list[str]:
     return sorted(row["service"] for row in status["instances"] if row["state"] == "serving")
 
 
+async def until_serving(mesh: RunningMesh, wanted: list[str]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while await services(mesh) != wanted:
+            await asyncio.sleep(0.2)
+
+
 async def test_a_mesh_outlives_its_agent(agent: Agent, tmp_path: Path) -> None:
     mesh = await asyncio.to_thread(
         start_mesh,
@@ -42,16 +48,14 @@ async def test_a_mesh_outlives_its_agent(agent: Agent, tmp_path: Path) -> None:
     )
     everybody = ["engine", "gateway", "generation", "model", "runtime"]
     try:
-        assert await services(mesh) == everybody
+        await until_serving(mesh, everybody)
         assert not (mesh.data_dir / "registry").exists()
 
         await agent.stop()
         assert await asyncio.to_thread(answers, mesh)
         # In development mode an agent forgets everything.
         await agent.restart()
-        async with asyncio.timeout(PATIENCE_S):
-            while await services(mesh) != everybody:
-                await asyncio.sleep(0.2)
+        await until_serving(mesh, everybody)
         assert await asyncio.to_thread(answers, mesh)
     finally:
         await asyncio.to_thread(stop_mesh, mesh)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -86,7 +87,9 @@ def test_the_menu_bar_follows_the_mesh(mesh: RunningMesh) -> None:
     bar = MenuBar(menu, local)
     bar.refresh()
     assert state_of(local, "pocket") == ModelState("pocket", True, "ready")
-    assert local.state().processes_down == 0
+    give_up_s = time.monotonic() + 60
+    while local.state().processes_down:  # or busy for a second
+        assert time.monotonic() < give_up_s
     menu.choose("pocket: ready", "Unload")
     assert menu.told == ["unloading pocket: done"]
     assert not state_of(local, "pocket").is_wanted

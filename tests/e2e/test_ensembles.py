@@ -21,7 +21,7 @@ from mlxmesh.generation.v1.generation_pb2 import CompleteResponse, Finished
 from mlxmesh.model.v1.ensemble_pb2 import EnsembleRecipe, FallbackRecipe
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, NameInUse
-from tests.e2e.running_mesh import RunningMesh
+from tests.e2e.running_mesh import RunningMesh, until_used
 
 MINI = Path(__file__).parents[2] / "deploy/demo-model/pocket-mini"
 PROMPT = "Once upon a time there was a garden"
@@ -242,6 +242,7 @@ async def test_a_generation_instance_is_killed_under_every_recipe(mesh: RunningM
         await until_serving(mesh, "generation", 1)
         with second_generation(mesh) as other:
             await until_serving(mesh, "generation", 2)
+            await until_used(client, "generation", 2)
             streams = Streams(client)
             assert await streams.all(kill=other.pid) == expected
     assert streams.resumptions > 0

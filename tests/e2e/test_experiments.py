@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,18 @@ import pytest
 
 from mlxmesh.generation.v1.generation_pb2 import Started
 from mlxmesh_client import MeshClient
-from tests.e2e.running_mesh import RunningMesh, wait_until_serving
+from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh, wait_until_serving
 
 SESSIONS = [f"session-{at}" for at in range(12)]
+# A gateway that is replaced waits for its connections to end by age.
+QUICK_HANDOVER = {"MLXMESH_GATEWAY_MAX_CONNECTION_AGE_S": "2"}
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    running = start_mesh(tmp_path_factory.mktemp("mesh"), env=QUICK_HANDOVER)
+    yield running
+    stop_mesh(running)
 
 
 def _json(mesh: RunningMesh, *arguments: str) -> Any:

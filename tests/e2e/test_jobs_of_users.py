@@ -110,6 +110,7 @@ async def test_usage_is_of_the_key_and_counted_once_and_a_quota_holds(mesh: Runn
         # A quota is counted when the usage of the first job after it was set is reported.
         await client.jobs.submit(work("spends-it"))
         await client.jobs.wait("spends-it")
+        await until_used(mesh, key_id, used + TOKENS)
         await asyncio.sleep(SETTLED_S)
         await client.jobs.submit(work("waits"))
         await asyncio.sleep(SETTLED_S)

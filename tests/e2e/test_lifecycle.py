@@ -37,14 +37,16 @@ def records_of(data_dir: Path) -> list[Path]:
 
 def test_up_status_down(tmp_path: Path) -> None:
     mesh = start_mesh(tmp_path)
+    wait_until_serving(mesh)
     rows = mesh.status()["instances"]
     assert {row["service"] for row in rows} == {
         "gateway", "generation", "model", "runtime", "engine",
     }  # fmt: skip
-    assert all(row["state"] == "serving" and psutil.pid_exists(row["pid"]) for row in rows)
+    processes = [psutil.Process(row["pid"]) for row in rows]
     stop_mesh(mesh)
     assert records_of(tmp_path) == []
-    assert not any(psutil.pid_exists(row["pid"]) for row in rows)
+    # Those that have ended are taken off the list by the system.
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
 
 
 CALLS = 200
@@ -57,13 +59,14 @@ def test_the_event_engine_of_grpc_has_nothing_to_do(
     monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
     mesh = start_mesh(tmp_path)
     try:
-        before = wakes_of_event_engine(mesh.pid("gateway"))
+        pid = mesh.pid("gateway")
+        before, begun_s = wakes_of_event_engine(pid), time.monotonic()
         asyncio.run(count_tokens(mesh.address))
-        wakes = wakes_of_event_engine(mesh.pid("gateway")) - before
+        wakes, took_s = wakes_of_event_engine(pid) - before, time.monotonic() - begun_s
     finally:
         stop_mesh(mesh)
     # Its timers alone make some 40 a second; if it did the reading, there were 8 for each call.
-    assert wakes < 3 * CALLS
+    assert wakes < 2 * CALLS + 80 * took_s
 
 
 async def count_tokens(address: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 
 from mlxmesh.telemetry.v1 import live_pb2 as pb
+from mlxmesh.telemetry.v1.system_pb2 import GetSystemResponse
 from mlxmesh_client import MeshClient
 from tests.e2e.running_mesh import RunningMesh
 
@@ -26,13 +27,17 @@ async def test_every_topic_of_a_mesh_is_told(mesh: RunningMesh) -> None:
             if kind == "topic":
                 assert not news.topic.HasField("failure"), news
                 synced.add(news.topic.topic)
-            elif kind is not None:
+            elif kind is not None and (kind != "system" or has_all(news.system)):
                 seen[kind] = news
             if len(synced) == len(topics) and seen.keys() >= wanted:
                 break
-    assert {one.service for one in seen["system"].system.processes} >= SERVICES
-    assert not any(one.HasField("failure") for one in seen["system"].system.processes)
     assert seen["jobs"].jobs.jobs[0].job_id
+
+
+def has_all(system: GetSystemResponse) -> bool:
+    """Whether every process is told; a busy one may answer too late once."""
+    told = {one.service for one in system.processes if not one.HasField("failure")}
+    return told >= SERVICES and not any(one.HasField("failure") for one in system.processes)
 
 
 async def test_a_request_is_listed_by_the_command(mesh: RunningMesh) -> None:

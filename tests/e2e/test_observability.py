@@ -17,8 +17,9 @@ from mlxmesh_client import MeshClient
 from mlxmesh_gateway.otlp.sinks.collector import CollectorSink
 from mlxmesh_shared.settings.sinks import SinkSettings
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+from tests.fakes.ports import free_port
 from tests.fakes.telemetry import counter, logs, metrics, span, traces
-from tests.fakes.tools import free_port, running_tool, tool
+from tests.fakes.tools import running_tool, tool
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
 PATIENCE_S = 60
@@ -37,10 +38,12 @@ def checked(*command: str) -> None:
 async def test_the_trace_of_a_request_is_told(mesh: RunningMesh) -> None:
     generated = mesh.command("generate", "Hi", "--request-id", "to-trace", "--max-tokens", "8")
     assert generated.returncode == 0, generated.stderr
-    told = mesh.command("trace", "to-trace", "--json")
-    assert told.returncode == 0, told.stderr
-    spans: list[dict[str, Any]] = json.loads(told.stdout)["spans"]
-    assert {each["service"] for each in spans} == {"gateway", "generation", "engine"}
+    spans: list[dict[str, Any]] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while {each["service"] for each in spans} != {"gateway", "generation", "engine"}:
+            told = await asyncio.to_thread(mesh.command, "trace", "to-trace", "--json")
+            assert told.returncode == 0, told.stderr
+            spans = json.loads(told.stdout)["spans"]
     assert {"queue", "prefill", "decode"} <= {each["name"] for each in spans}
     assert len({each["trace_id"] for each in spans}) == 1
     known = {each["span_id"] for each in spans}

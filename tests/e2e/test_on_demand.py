@@ -59,8 +59,7 @@ async def test_requests_load_models_and_the_least_recently_used_make_room(
             assert await answered(client, name)
         loaded = [name for name in ("pocket", *NAMES) if await desired(client, name)]
     assert len(loaded) <= ROOM
-    events = mesh.command("events").stdout
-    assert "model.evicted" in events
+    mesh.until_event("model.evicted")
 
 
 async def test_an_idle_model_is_unloaded_and_loaded_again(mesh: RunningMesh) -> None:
@@ -69,7 +68,7 @@ async def test_an_idle_model_is_unloaded_and_loaded_again(mesh: RunningMesh) -> 
     async with MeshClient(mesh.address) as client:
         assert await answered(client, "one")
         await until_unloaded(client, "one")
-        assert "model.idle_unloaded" in mesh.command("events").stdout
+        await asyncio.to_thread(mesh.until_event, "model.idle_unloaded")
         assert await answered(client, "one")
     assert mesh.command("models", "set", "one", "--idle", "0").returncode == 0
 

@@ -36,10 +36,17 @@ async def _killed(mesh: RunningMesh) -> None:
         assert second.token_ids == first.token_ids
         cached = second.finished.usage.cached_tokens
         assert cached == (first.started.prompt_tokens - 1) // 32 * 32 > 0
-        (load,) = [each.load for each in await client.mesh_status() if each.service == "engine"]
-        assert load.prefix_disk_bytes > 0
+        async with asyncio.timeout(60):
+            while not all(sizes := await _sizes_on_disk(client)) or len(sizes) != 1:
+                await asyncio.sleep(0.1)
         async for _ in client.load_model("pocket", profile="default"):
             pass
+
+
+async def _sizes_on_disk(client: MeshClient) -> list[int]:
+    """Of each engine's prefixes; zero while it does not answer."""
+    engines = [each for each in await client.mesh_status() if each.service == "engine"]
+    return [each.load.prefix_disk_bytes for each in engines]
 
 
 async def _complete(client: MeshClient) -> Any:

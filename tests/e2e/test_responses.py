@@ -16,7 +16,7 @@ from openai import APIError, AsyncOpenAI
 
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.registry.directory import DirectoryRegistry
-from tests.e2e.running_mesh import RunningMesh
+from tests.e2e.running_mesh import RunningMesh, until_used
 
 STREAMS = 6
 GREEDY = {"ignore_eos": True}
@@ -69,18 +69,27 @@ async def second_gateway(mesh: RunningMesh) -> AsyncGenerator[tuple[int, str]]:
     """The pid and the HTTP address of one more gateway."""
     ports = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
     async with process(mesh, "mlxmesh_gateway", *ports) as pid:
-        yield pid, await http_of(mesh, pid=pid)
+        address = await http_of(mesh, pid=pid)
+        await until_answering(address)
+        yield pid, address
+
+
+async def until_answering(address: str) -> None:
+    """Until a gateway that has just begun knows the others."""
+    async with asyncio.timeout(60), client(address) as asking:
+        while True:
+            with contextlib.suppress(APIError):
+                await asking.completions.create(model="pocket", prompt="Hi", max_tokens=1)
+                return
+            await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
 async def second_generation(mesh: RunningMesh) -> AsyncGenerator[int]:
     """The pid of one more generation instance, once it serves."""
     async with process(mesh, "mlxmesh_generation", "--listen", "127.0.0.1:0") as pid:
-        async with asyncio.timeout(120):
-            while pid not in [
-                row["pid"] for row in mesh.status()["instances"] if row["state"] == "serving"
-            ]:
-                await asyncio.sleep(0.2)
+        async with MeshClient(mesh.address) as grpc:
+            await until_used(grpc, "generation", 2, timeout_s=120)
         yield pid
 
 

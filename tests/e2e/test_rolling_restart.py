@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from mlxmesh_client import MeshClient
-from tests.e2e.running_mesh import RunningMesh, mlxmesh, start_mesh, stop_mesh
+from tests.e2e.running_mesh import RunningMesh, mlxmesh, start_mesh, stop_mesh, until_used
 
 STORIES = ("Tell me a long story about a fox.", "Tell me a long story about a bear.")
 TOKENS = 120
@@ -125,9 +125,11 @@ async def test_a_drained_generation_instance_loses_no_call(tmp_path: Path) -> No
     [restarted] = await instances(mesh, "generation", 1)
     async with second_generation(mesh):
         both = await instances(mesh, "generation", 2)
+        await used(mesh, "generation", 2)
         async with load_on(mesh) as load:
             await drained(mesh, restarted)
             await instances(mesh, "generation", 2)
+            await used(mesh, "generation", 2)
             [other] = both.keys() - {restarted}
             await drained(mesh, other)
             await more_streams(load)
@@ -137,10 +139,12 @@ async def test_a_drained_generation_instance_loses_no_call(tmp_path: Path) -> No
 async def test_a_drained_engine_loses_no_call(tmp_path: Path) -> None:
     mesh = await asyncio.to_thread(start_mesh, tmp_path, "--replicas", "2")
     engines = await instances(mesh, "engine", 2)
+    await used(mesh, "engine", 2)
     async with load_on(mesh) as load:
         for leaving in engines:
             await drained(mesh, leaving)
             await instances(mesh, "engine", 2)
+            await used(mesh, "engine", 2)
             await more_streams(load)
     assert not set(engines.values()) & set((await instances(mesh, "engine", 2)).values())
     await asyncio.to_thread(stop_mesh, mesh)
@@ -190,6 +194,12 @@ async def instances(mesh: RunningMesh, service: str, at_least: int) -> dict[str,
             found = [row for row in rows if (row["service"], row["state"]) == (service, "serving")]
             if len(found) >= at_least:
                 return {row["instance_id"]: row["pid"] for row in found}
+
+
+async def used(mesh: RunningMesh, service: str, count: int) -> None:
+    """Returns once calls may go to so many instances."""
+    async with MeshClient(mesh.address) as client:
+        await until_used(client, service, count)
 
 
 async def drained(mesh: RunningMesh, instance_id: str) -> None:

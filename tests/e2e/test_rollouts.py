@@ -39,11 +39,6 @@ def default_version(mesh: RunningMesh) -> int:
     return next(model["aliases"]["default"] for model in models if model["name"] == "pocket")
 
 
-def names_of_events(mesh: RunningMesh) -> list[str]:
-    lines = ok(mesh, "events", "--json").splitlines()
-    return [json.loads(line)["name"] for line in lines if line]
-
-
 class Traffic:
     """Callers that ask one call after another; the versions that answered."""
 
@@ -83,8 +78,8 @@ async def test_a_good_version_is_promoted_under_traffic(mesh: RunningMesh) -> No
     assert weights == sorted(weights)
     assert {50, 100} <= set(weights)
     assert shown["state"] == "promoted"
-    assert "rollout.started" in (names := names_of_events(mesh))
-    assert "rollout.promoted" in names
+    names = [event["name"] for event in mesh.until_event("rollout.promoted")]
+    assert "rollout.started" in names
 
 
 def test_an_aborted_one_leaves_the_alias_where_it_was(mesh: RunningMesh) -> None:
@@ -105,7 +100,7 @@ def test_an_aborted_one_leaves_the_alias_where_it_was(mesh: RunningMesh) -> None
     assert followed.returncode == 1
     assert "aborted" in followed.stdout
     assert default_version(mesh) == 2
-    assert "rollout.aborted" in names_of_events(mesh)
+    mesh.until_event("rollout.aborted")
     again = mesh.command("rollout", "abort", "no-such-rollout")
     assert again.returncode == 1
     assert "no-such-rollout" in again.stderr

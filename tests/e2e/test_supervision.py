@@ -18,16 +18,9 @@ import pytest
 
 from mlxmesh_launcher.record import read_record
 from tests.e2e.running_mesh import MLXMESH, RunningMesh, mlxmesh, start_mesh, stop_mesh
+from tests.fakes.ports import free_ports
 
 SIMULATED = {"MLXMESH_ENGINE_BACKEND": "simulated"}
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def up(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,13 +28,13 @@ def up(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def wait_for(
-    row_of: str, mesh: RunningMesh, state: str, timeout_s: float = 60
+    row_of: str, mesh: RunningMesh, state: str, timeout_s: float = 60, *, last_exit: str = ""
 ) -> dict[str, object]:
     deadline_s = time.monotonic() + timeout_s
     rows: list[dict[str, object]] = []
     while time.monotonic() < deadline_s:
         rows = [row for row in mesh.status()["instances"] if row["service"] == row_of]
-        if [row["state"] for row in rows] == [state]:
+        if [row["state"] for row in rows] == [state] and last_exit in str(rows[0].get("last_exit")):
             return rows[0]
         time.sleep(0.1)
     pytest.fail(f"{row_of} is {rows} and not {state} after {timeout_s} s")
@@ -67,8 +60,8 @@ def test_listen_and_graces_of_the_settings_are_honoured_and_a_service_is_never_g
     restarted = mesh.command("restart", "generation", "--rolling")
     assert restarted.returncode == 0, restarted.stderr
     with taken_from(mesh, generation):
-        row = wait_for("generation", mesh, "restarting")
-        assert "cannot listen on" in str(row["last_exit"])
+        # Its first end is the kill.
+        wait_for("generation", mesh, "restarting", last_exit="cannot listen on")
         # In between it is started, and ends again.
         shown = (mesh.command("status").stdout for _ in range(20))
         assert any("restarting in" in text for text in shown)
@@ -83,14 +76,15 @@ def taken_from(mesh: RunningMesh, port: int) -> Iterator[None]:
     """The port of the generation service, which is killed, is another program's for a while."""
     os.kill(mesh.pid("generation"), signal.SIGKILL)
     deadline_s = time.monotonic() + 20
-    while time.monotonic() < deadline_s:
+    while True:
         try:
-            with socket.create_server(("127.0.0.1", port)):
-                yield
-            return
+            listener = socket.create_server(("127.0.0.1", port))
+            break
         except OSError:
+            assert time.monotonic() < deadline_s, f"port {port} was never free"
             time.sleep(0.005)
-    pytest.fail(f"port {port} was never free")
+    with listener:
+        yield
 
 
 def test_taken_ports_are_told_at_once_and_by_default_others_are_used(tmp_path: Path) -> None:
@@ -158,10 +152,12 @@ def test_of_simultaneous_starts_one_wins_and_the_others_say_who(tmp_path: Path) 
 def test_a_data_directory_that_is_removed_is_told_and_the_mesh_goes_on(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     mesh = start_mesh(data_dir, env=SIMULATED)
-    shutil.rmtree(data_dir)
+    # Moved first: its processes write into it while it is being removed.
+    shutil.rmtree(data_dir.rename(tmp_path / "removed"))
     log = data_dir / "logs" / "launcher.log"
     deadline_s = time.monotonic() + 60
-    while not log.exists() and time.monotonic() < deadline_s:
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert time.monotonic() < deadline_s
         time.sleep(0.1)
     assert "the data directory was removed" in log.read_text()
     for service in ("gateway", "generation", "model", "runtime", "engine"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlxmesh_client import MeshClient
-from tests.e2e.running_mesh import RunningMesh
+from tests.e2e.running_mesh import RunningMesh, until_used
 
 STREAMS = 8
 Answer = tuple[str, list[int]]
@@ -132,6 +132,7 @@ async def test_a_generation_instance_is_lost(
     with process(mesh, "mlxmesh_generation", "--listen", "127.0.0.1:0") as other:
         await until_serving(mesh, "generation", 2)
         async with MeshClient(mesh.address, attempts=1) as client:
+            await until_used(client, "generation", 2)
             streams = Streams(client)
             assert await streams.disturbed(send(other.pid, number)) == expected
     assert 0 < streams.resumptions < STREAMS
@@ -144,11 +145,13 @@ async def two_engines(mesh: RunningMesh) -> AsyncIterator[dict[str, int]]:
     try:
         rows = await until_serving(mesh, "engine", 2)
         pids = {row["instance_id"]: row["pid"] for row in rows}
-        yield pids
-        for pid in pids.values():
-            # One that is frozen would be asked to leave, and waited for until it is killed.
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        try:
+            yield pids
+        finally:
+            for pid in pids.values():
+                # One that is frozen would be asked to leave, and waited for until it is killed.
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
     finally:
         assert mesh.command("load", "pocket", "--replicas", "1").returncode == 0
 

@@ -189,9 +189,9 @@ async def outcome(channel: aio.Channel, method: Method) -> str:
 
 async def _outcome(channel: aio.Channel, method: Method) -> str:
     if method.descriptor.client_streaming:
-        call = channel.stream_stream(method.path)(iter([NO_PROTOBUF]), timeout=20)
+        call = channel.stream_stream(method.path)(iter([NO_PROTOBUF]), timeout=60)
     else:
-        call = channel.unary_stream(method.path)(NO_PROTOBUF, timeout=20)
+        call = channel.unary_stream(method.path)(NO_PROTOBUF, timeout=60)
     try:
         async for _ in call:
             pass
@@ -282,7 +282,7 @@ async def test_an_intruder_gets_no_connection_at_any_grpc_port(
         async with open_channel(address, role=role, certificates=certificates) as channel:
             # Health is open to every certificate of the mesh, so this is about the connection.
             with pytest.raises(ServiceUnavailable):
-                await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
+                await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60)
 
 
 async def test_an_intruder_gets_no_answer_at_the_http_port(

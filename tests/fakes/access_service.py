@@ -22,6 +22,7 @@ from mlxmesh_shared.errors import (
 )
 from mlxmesh_shared.rpc.server import MeshServer
 from tests.fakes.access_state import AccessState, Account, check_password, digest, now, subject_name
+from tests.fakes.serving import serving
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AccessService"].full_name
 
@@ -250,12 +251,9 @@ def access_server(servicer: FakeAccess) -> MeshServer:
 async def running_access(servicer: FakeAccess) -> AsyncIterator[str]:
     """The address of a server that runs until the context ends."""
     server = access_server(servicer)
-    address = await server.start()
-    await server.set_serving()
-    try:
+    async with serving(server) as address:
+        await server.set_serving()
         yield address
-    finally:
-        await server.drain(grace_s=0, settle_s=0)
 
 
 def names(items: Iterable[Any]) -> list[str]:

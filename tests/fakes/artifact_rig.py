@@ -13,10 +13,12 @@ from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.models import Version
+from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.artifacts.blob_store import BlobStore
 from mlxmesh_shared.artifacts.disk import Disk
 from mlxmesh_shared.sql.urls import SqliteFile
+from tests.fakes.databases import sqlite_with_tables
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ async def artifact_rig(
     home: Path, endpoint: str, disk: Disk | None = None, convert: Converter = convert_gguf
 ) -> AsyncGenerator[ArtifactRig]:
     """The parts on the catalogue `home/model.db` and the store `home/models`."""
-    store = await Store.open(SqliteFile(home / "model.db"))
+    catalogue = SqliteFile(home / "model.db")
+    if not catalogue.path.exists():
+        sqlite_with_tables(catalogue.path, CATALOGUE)
+    store = await Store.open(catalogue)
     blobs = BlobStore(home / "models", disk)
     pruning = Pruning(store=store, blobs=blobs)
     hub = HuggingFaceHub(endpoint, attempts=2, pause_s=0.01)

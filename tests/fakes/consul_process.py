@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import aiohttp
 import pytest
 
 from mlxmesh_shared.errors import RegistryUnavailable
+from tests.fakes.ports import free_port
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 # May do everything where DENY denies the rest.
 ROOT_TOKEN = "11111111-2222-3333-4444-555555555555"
 DENY = f"""acl {{
@@ -26,12 +26,6 @@ def if_built(parameter: str) -> list[Any]:
     """The parameter of tests with a real agent, which are marked `tools`; none without an agent."""
     is_there = "CONSUL_BIN" in os.environ
     return [pytest.param(parameter, marks=pytest.mark.tools)] if is_there else []
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 class ConsulAgentProcess:

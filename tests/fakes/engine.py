@@ -100,6 +100,8 @@ class _Outbox:
         self.outputs: list[SequenceOutput] = []
         self.messages: asyncio.Queue[ExecuteResponse | None] = asyncio.Queue()
         """None ends the stream."""
+        self.loads = 0
+        """How often it was told the load."""
 
 
 class FakeEngine(EngineServiceServicer):
@@ -184,6 +186,12 @@ class FakeEngine(EngineServiceServicer):
         if self._server is not None:
             await self._server.drain(grace_s=0, settle_s=0)
 
+    async def load_told(self) -> None:
+        """Returns once every stream has had the present load, and was told it once more."""
+        wanted = [(each, each.loads + 2) for each in self._outboxes]
+        while any(each.loads < loads for each, loads in wanted if each in self._outboxes):
+            await asyncio.sleep(0.01)
+
     async def Execute(
         self, request_iterator: AsyncIterator[ExecuteRequest], context: Any
     ) -> AsyncIterator[ExecuteResponse]:
@@ -229,6 +237,7 @@ class FakeEngine(EngineServiceServicer):
         while True:
             if not self.silent:
                 outbox.messages.put_nowait(ExecuteResponse(load=self._load()))
+                outbox.loads += 1
             await asyncio.sleep(LOAD_EVERY_S)
 
     async def _read(self, requests: AsyncIterator[ExecuteRequest], outbox: _Outbox) -> None:

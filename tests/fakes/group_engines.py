@@ -36,6 +36,15 @@ class Rank:
                     return self.reports[-1][key]
         raise AssertionError(f"it ended: {self.reports} {await self.errors()}")
 
+    async def says(self, text: str) -> None:
+        """Reads its log until a line has the text. Raises: AssertionError if it ends before."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while line := await self.process.stderr.readline():
+                if text in line.decode():
+                    return
+        raise AssertionError(f"it ended: {self.reports}")
+
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), END_TIMEOUT_S)
 
@@ -134,17 +143,25 @@ async def spawned(*arguments: str) -> AsyncIterator[Rank]:
 
 @contextlib.asynccontextmanager
 async def group(
-    model_dir: Path, size: int, *arguments: str, silence_s: str = PATIENT_S
+    model_dir: Path,
+    size: int,
+    *arguments: str,
+    silence_s: str = PATIENT_S,
+    start_silence_s: str = PATIENT_S,
+    shares: Sequence[int] = (),
 ) -> AsyncIterator[Group]:
-    """A group that serves."""
+    """A group that serves. shares: of the layers, in millionths, by rank."""
     common = ("--model-dir", str(model_dir), "--group-size", str(size), *arguments)
     common = (*common, "--group-silence-s", silence_s)
+    common = (*common, "--group-start-silence-s", start_silence_s)
     async with contextlib.AsyncExitStack() as stack:
         leader = await stack.enter_async_context(spawned(*common))
         joining = await leader.report("group_address")
         ranks = [leader]
         for rank in range(1, size):
             place = ("--group-rank", str(rank), "--group-leader", joining)
+            if shares:
+                place = (*place, "--group-share-ppm", str(shares[rank]))
             ranks.append(await stack.enter_async_context(spawned(*common, *place)))
         serving = Group(ranks, await leader.report("address"))
         stack.push_async_callback(serving.close)

@@ -17,7 +17,7 @@ from mlxmesh.job.v1 import worker_pb2 as pb
 from mlxmesh.job.v1.worker_pb2_grpc import WorkerServiceStub
 
 KINDS = (job_pb2.JOB_KIND_GENERATION, job_pb2.JOB_KIND_EMBEDDING, job_pb2.JOB_KIND_REQUEST)
-WAIT_S = 15.0
+WAIT_S = 30.0
 """A test that waits longer has failed."""
 
 
@@ -53,6 +53,7 @@ class ScriptedWorker:
         self.ended: Any = None
         """With what the stream ended; None while it is open, or ended by itself."""
         self.leaving = False
+        self.busy_connectors: Sequence[str] = ()
         self._call: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._number = 0
@@ -123,6 +124,11 @@ class ScriptedWorker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def busy(self, *connectors: str) -> None:
+        """Says so from now on, and returns once the service has heard it."""
+        self.busy_connectors = connectors
+        await self.report()
+
     async def wait_ended(self) -> Any:
         """With what the stream ended."""
         async with asyncio.timeout(WAIT_S):
@@ -138,6 +144,7 @@ class ScriptedWorker:
                 free_slots=0 if self.leaving else max(0, self.slots - len(self.running)),
                 assignments=self._received,
                 leaving=self.leaving,
+                busy_connectors=self.busy_connectors,
                 **fields,
             )
             await self._call.write(request)

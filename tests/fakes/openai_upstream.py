@@ -47,6 +47,8 @@ class Script:
     """It reports an error in its stream before this piece."""
     pause_s: float = 0.0
     """Before each piece."""
+    goes_on: asyncio.Event | None = None
+    """Until this is set, the second half of the pieces does not come."""
     raw: bytes | None = None
     """Sent instead of events."""
     streams: bool = True
@@ -159,6 +161,8 @@ class FakeUpstream:
             return response
         for place, choice in enumerate(self._choices(body, chat=chat)):
             await asyncio.sleep(script.pause_s)
+            if script.goes_on is not None and place == len(script.pieces) // 2:
+                await script.goes_on.wait()
             if place == script.hangs_before:
                 await asyncio.Event().wait()
             if place == script.cuts_before:

@@ -17,7 +17,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,12 @@ def collector_beside(received: Received) -> Iterator[str]:
     thread.start()
     context = collector(received)
     try:
-        yield asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(PATIENCE_S)
-        leaving = context.__aexit__(None, None, None)
-        asyncio.run_coroutine_threadsafe(leaving, loop).result(PATIENCE_S)
+        address = asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(PATIENCE_S)
+        try:
+            yield address
+        finally:
+            leaving = context.__aexit__(None, None, None)
+            asyncio.run_coroutine_threadsafe(leaving, loop).result(PATIENCE_S)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(PATIENCE_S)

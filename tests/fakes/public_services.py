@@ -38,6 +38,8 @@ class FakeGeneration(GenerationServiceServicer):
         """Raises ValueError after so many deltas."""
         self.truncate_after: int | None = None
         """Ends streams as if all were well after so many deltas."""
+        self.truncations: list[int] = []
+        """The same for the next streams, one each; several fakes may share the list."""
         self.finishes = True
         self.finish_reason = g.FINISH_REASON_STOP
         self.script: list[g.GenerateResponse] | None = None
@@ -149,6 +151,7 @@ class FakeGeneration(GenerationServiceServicer):
     ) -> AsyncIterator[g.GenerateResponse]:
         """The words for each output in turn, but those that were received."""
         words, outputs = _text(request).split(), range(request.n or 1)
+        truncate_after = self.truncations.pop(0) if self.truncations else self.truncate_after
         known = {index: len(output.token_ids) for index, output in received.items()}
         try:
             for place, word in enumerate(words):
@@ -157,7 +160,7 @@ class FakeGeneration(GenerationServiceServicer):
                         continue
                     if self.break_after == place:
                         raise ValueError(f"secret: {words}")
-                    if self.truncate_after == place:
+                    if truncate_after == place:
                         return
                     sequence += 1
                     delta = _delta(index, place, word)

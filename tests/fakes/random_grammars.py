@@ -1,25 +1,12 @@
-"""Random regular expressions, grammars and choices, and what a model writes for them."""
+"""Random regular expressions, grammars and choices."""
 
 import json
 import re
-from collections.abc import Callable
-from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from mlxmesh_engine.scheduling.request import FinishReason, GrammarKind
-from tests.fakes.constrained_rig import ConstrainedRig, constrained
-
-_BATCH = 20
-
-
-class Language(NamedTuple):
-    """A constraint, and whether a text satisfies it by another implementation."""
-
-    kind: GrammarKind
-    text: str
-    has: Callable[[str], bool]
-
+from mlxmesh_engine.scheduling.request import GrammarKind
+from tests.fakes.random_languages import BATCH, Language
 
 # Each means the same to Python and to Rust, and none matches the empty text.
 _PIECES = st.sampled_from(
@@ -73,22 +60,4 @@ _LANGUAGES = st.one_of(
         st.text('abé "\\\n日', min_size=1, max_size=12), min_size=1, max_size=5, unique=True
     ).map(_choices),
 )
-BATCHES = st.lists(_LANGUAGES, min_size=_BATCH, max_size=_BATCH)
-
-
-def check(rig: ConstrainedRig, languages: list[Language]) -> None:
-    """Fails if a sequence gets stuck, or ends with what its constraint does not allow."""
-    ran = rig.run(
-        *(
-            constrained(
-                at, one.kind, one.text, max_tokens=120, temperature=1.5, seed=at, eos=rig.eos
-            )
-            for at, one in enumerate(languages)
-        )
-    )
-    for at, language in enumerate(languages):
-        last = ran.last(at)
-        assert last.error is None, (language.text, last.error)
-        if last.finish_reason is FinishReason.STOP:
-            text = rig.text(ran.tokens(at))
-            assert language.has(text), (language.text, text)
+BATCHES = st.lists(_LANGUAGES, min_size=BATCH, max_size=BATCH)

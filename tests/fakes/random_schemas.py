@@ -1,17 +1,15 @@
-"""Random JSON schemas, and what a model writes for them at a high temperature."""
+"""Random JSON schemas."""
 
 import json
 from decimal import Decimal
 from typing import Any
 
 import jsonschema
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from mlxmesh_engine.scheduling.request import FinishReason, GrammarKind
-from tests.fakes.constrained_rig import ConstrainedRig, constrained
+from mlxmesh_engine.scheduling.request import GrammarKind
+from tests.fakes.random_languages import BATCH, Language
 
-BATCH = 20
 _NAMES = st.text('abcdé "\\', min_size=1, max_size=4)
 _LEAVES = st.one_of(
     st.just({"type": "boolean"}),
@@ -61,30 +59,15 @@ def _nested(schemas: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return _objects(schemas) | arrays | choices
 
 
-BATCHES = st.lists(st.recursive(_LEAVES, _nested, max_leaves=6), min_size=BATCH, max_size=BATCH)
+def language(schema: Any) -> Language:
+    """What the schema allows; `has` raises what is wrong."""
+    text = json.dumps(schema)
 
+    def has(output: str) -> bool:
+        jsonschema.validate(_exact(output), _exact(text))
+        return True
 
-def check(rig: ConstrainedRig, schemas: list[Any]) -> None:
-    """Fails if a sequence gets stuck, or ends with what does not satisfy its schema."""
-    ran = rig.run(
-        *(
-            constrained(
-                at,
-                GrammarKind.JSON_SCHEMA,
-                json.dumps(schema),
-                max_tokens=120,
-                temperature=1.5,
-                seed=at,
-                eos=rig.eos,
-            )
-            for at, schema in enumerate(schemas)
-        )
-    )
-    for at, schema in enumerate(schemas):
-        last = ran.last(at)
-        assert last.error is None, (schema, last.error)
-        if last.finish_reason is FinishReason.STOP:
-            jsonschema.validate(_exact(rig.text(ran.tokens(at))), _exact(json.dumps(schema)))
+    return Language(GrammarKind.JSON_SCHEMA, text, has)
 
 
 def _exact(text: str) -> Any:
@@ -92,11 +75,5 @@ def _exact(text: str) -> Any:
     return json.loads(text, parse_float=Decimal)
 
 
-def suite(batches: int) -> Any:
-    """The settings of a test that gets this many batches of schemas, always the same."""
-    return settings(
-        max_examples=batches,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        derandomize=True,
-    )
+_SCHEMAS = st.recursive(_LEAVES, _nested, max_leaves=6).map(language)
+BATCHES = st.lists(_SCHEMAS, min_size=BATCH, max_size=BATCH)

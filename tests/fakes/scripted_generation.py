@@ -13,6 +13,7 @@ from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServi
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from mlxmesh_client.outputs import Outputs, to_event
+from mlxmesh_shared.errors import GenerationNotFound
 from mlxmesh_shared.rpc.server import MeshServer
 from tests.fakes.public_services import GENERATION, MODEL, FakeGeneration, FakeModels
 
@@ -34,7 +35,7 @@ class ScriptedGeneration(FakeGeneration):
         self._next.append(self.messages)
         self.messages = before
 
-    def say(self, *events: g.Delta | g.PromptLogprobs | g.Finished) -> None:
+    def say(self, *events: g.Delta | g.PromptLogprobs | g.Finished, numbering: int = 0) -> None:
         """Sets what follows Started in every generation."""
         fields = {g.Delta: "delta", g.PromptLogprobs: "prompt_logprobs", g.Finished: "finished"}
         self.messages = [g.GenerateResponse(started=STARTED)]
@@ -43,7 +44,7 @@ class ScriptedGeneration(FakeGeneration):
             for event in events
         ]
         for number, message in enumerate(self.messages, 1):
-            message.sequence = number
+            message.sequence, message.numbering = number, numbering
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[g.GenerateResponse]:
         self.requests.append(request)
@@ -56,6 +57,9 @@ class ScriptedGeneration(FakeGeneration):
     async def AttachGeneration(
         self, request: Any, context: Any
     ) -> AsyncIterator[g.AttachGenerationResponse]:
+        last = self.messages[max(0, request.after_sequence - 1)]
+        if request.numbering not in (0, last.numbering):
+            raise GenerationNotFound("other numbers here", field="numbering")
         for message in self.messages[request.after_sequence :]:
             yield g.AttachGenerationResponse(message=message)
 

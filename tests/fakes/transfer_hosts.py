@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from mlxmesh.artifact.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
 from mlxmesh_runtime.files.fetches import Fetches, FetchLimits
 from mlxmesh_runtime.files.held_files import HeldFiles
-from mlxmesh_runtime.files.sources import MeshSources
+from mlxmesh_runtime.files.sources import SILENCE_S, MeshSources
 from mlxmesh_runtime.files.wanted import Wanted
 from mlxmesh_shared.artifacts.digests import digest_of, sha256
 from mlxmesh_shared.artifacts.disk import Disk
@@ -25,6 +25,7 @@ from mlxmesh_shared.errors import ArtifactNotFound
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.registry.port import Registry
 from mlxmesh_shared.rpc.server import MeshServer
+from tests.fakes.lying_source import LyingSource
 
 MODEL_BYTES = 8 * CHUNK_BYTES
 
@@ -125,11 +126,11 @@ class Served:
         self._server: MeshServer | None = None
         self._instance: Instance | None = None
 
-    async def start(self, files: Origin | HeldFiles) -> "Served":
+    async def start(self, files: Origin | HeldFiles | LyingSource) -> "Served":
+        is_liar = isinstance(files, LyingSource)
+        servicer = files if is_liar else TransferServicer(files, self.uploads)
         server = MeshServer(
-            services=[
-                (add_TransferServiceServicer_to_server, TransferServicer(files, self.uploads))
-            ],
+            services=[(add_TransferServiceServicer_to_server, servicer)],
             service_names=[SERVICE],
             name=self._service,
         )
@@ -157,11 +158,12 @@ class Host:
         *,
         disk: Disk | None = None,
         limits: FetchLimits | None = None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         name = f"runtime-{data_dir.name}"
         self.events: list[Message] = []
         self.held = HeldFiles(data_dir, disk)
-        self.sources = MeshSources(registry, instance_id=name)
+        self.sources = MeshSources(registry, instance_id=name, silence_s=silence_s)
         self.fetches = Fetches(
             self.held,
             self.sources,
@@ -197,11 +199,23 @@ class Network:
         self._stack.push_async_callback(served.stop)
         return served
 
+    async def source(self, service: str, source: LyingSource, name: str = "liar") -> LyingSource:
+        """A process that breaks the contract."""
+        served = await Served(self.registry, service, f"{service}-{name}").start(source)
+        self._stack.push_async_callback(served.stop)
+        return source
+
     async def host(
-        self, name: str, *, disk: Disk | None = None, limits: FetchLimits | None = None
+        self,
+        name: str,
+        *,
+        disk: Disk | None = None,
+        limits: FetchLimits | None = None,
+        silence_s: float = SILENCE_S,
     ) -> Host:
         """A runtime on another host; with the name of an earlier one it has its disk."""
-        host = Host(self.registry, self.tmp_path / name, disk=disk, limits=limits)
+        data_dir = self.tmp_path / name
+        host = Host(self.registry, data_dir, disk=disk, limits=limits, silence_s=silence_s)
         await host.served.start(host.held)
         self._stack.push_async_callback(host.close)
         return host

@@ -1,11 +1,15 @@
-"""Databases of both kinds, for the services that have one."""
+"""Databases of both kinds, for the services that have one, and the end of what tests open."""
 
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from tests.fakes.closing import C, Closing
+from tests.fakes.databases import sqlite_with_tables
 from tests.fakes.postgres import PostgresServer, postgres_server
 
 
@@ -16,9 +20,27 @@ def postgres() -> Generator[PostgresServer]:
         yield server
 
 
+@pytest.fixture
+def schema() -> Schema | None:
+    """The tables that `database` has; None for an empty one."""
+    return None
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseUrl:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        return SqliteFile(tmp_path / "deep/er/service.db")
-    return request.getfixturevalue("postgres").create_database()
+def database(request: pytest.FixtureRequest, tmp_path: Path, schema: Schema | None) -> DatabaseUrl:
+    """A database of either kind, without rows."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").create_database(schema)
+    path = tmp_path / "deep/er/service.db"
+    return sqlite_with_tables(path, schema) if schema is not None else SqliteFile(path)
+
+
+@pytest.fixture
+async def closing() -> AsyncGenerator[Closing]:
+    async with AsyncExitStack() as stack:
+
+        def closing(opened: C) -> C:
+            stack.push_async_callback(opened.close)
+            return opened
+
+        yield closing

@@ -1,6 +1,6 @@
 """Fuzzes what reads bytes from outside, with atheris, each target in a process of its own.
 
-    .venv/bin/python -m tests.chaos.fuzz [--seconds 60] [TARGET ...]
+    .venv/bin/python -m tests.chaos.fuzz [--seconds 60] [TARGET[=SECONDS] ...]
 
 What a target let out is kept in build/fuzz/; `--input FILE TARGET` runs it once more.
 """
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 NAMES = ("http", "wire", "reference", "stops", "tokens", "safetensors", "settings")
 FOUND = Path("build/fuzz")
@@ -25,19 +25,34 @@ START_S = 300
 def main() -> int:
     """Run the targets; returns 1 when one let something out."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("targets", nargs="*", choices=[*NAMES, []], help="default: all")
-    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument(
+        "targets", nargs="*", type=_target, metavar="TARGET[=SECONDS]", help="default: all"
+    )
+    parser.add_argument("--seconds", type=int, default=60, help="for each target without its own")
     parser.add_argument("--input", type=Path, help="run one target on this file only")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    names = args.targets or list(NAMES)
+    targets = args.targets or [_target(name) for name in NAMES]
     if args.input is not None:
-        return _once(names[0], args.input)
+        return _once(targets[0].name, args.input)
     if args.inside:
-        _fuzz(names[0], args.seconds)
+        _fuzz(targets[0].name, args.seconds)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        passed = list(pool.map(lambda name: _run(name, args.seconds), names))
+        passed = list(pool.map(lambda each: _run(each.name, each.seconds or args.seconds), targets))
     return 0 if all(passed) else 1
+
+
+class _Target(NamedTuple):
+    name: str
+    seconds: int
+    """0 for the default."""
+
+
+def _target(text: str) -> _Target:
+    name, _, seconds = text.partition("=")
+    if name not in NAMES:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(NAMES)}")
+    return _Target(name, int(seconds or 0))
 
 
 def _run(name: str, seconds: int) -> bool:

@@ -21,7 +21,7 @@ from tests.chaos.sse_clients import ResponsesReader, SseReader
 
 STREAMS, TOKENS = 32, 40
 EVENTS_BEFORE_FAULT = 10
-TIMEOUT_S = 90.0
+TIMEOUT_S = 150.0
 
 
 def chats() -> list[dict[str, Any]]:

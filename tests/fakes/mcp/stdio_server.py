@@ -49,7 +49,9 @@ def crash(words: str = "I am gone") -> str:
 
 @server.tool()
 async def sleep(seconds: float, path: str = "") -> str:
-    """Says in a file when it was cancelled."""
+    """Says in a file that it runs, and when it was cancelled."""
+    if path:
+        Path(path).write_text("running")
     try:
         await anyio.sleep(seconds)
     except BaseException:

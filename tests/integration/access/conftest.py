@@ -12,11 +12,14 @@ import pytest
 from mlxmesh.access.v1 import access_pb2 as pb
 from mlxmesh.access.v1 import access_pb2_grpc, policy_pb2_grpc
 from mlxmesh_access.assembly import SERVICE_NAMES, Access, open_access
+from mlxmesh_access.schema import ACCESS
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import AccessSettings
+from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 from tests.fakes.clock import FakeClock
+from tests.fakes.databases import sqlite_with_tables
 from tests.fakes.sign_in_rig import CHEAP
 
 PASSWORD = "correct horse battery"  # a fake one
@@ -115,6 +118,11 @@ class Services:
 
 
 @pytest.fixture
+def schema() -> Schema:
+    return ACCESS
+
+
+@pytest.fixture
 async def services(database: DatabaseUrl, tmp_path: Path) -> AsyncGenerator[Services]:
     async with AsyncExitStack() as stack:
         yield Services(stack, database, tmp_path)
@@ -130,7 +138,7 @@ async def service(services: Services) -> Service:
 async def sqlite_service(tmp_path: Path) -> AsyncGenerator[Service]:
     """A service where the kind of database does not matter."""
     async with AsyncExitStack() as stack:
-        services = Services(stack, SqliteFile(tmp_path / "access.db"), tmp_path)
+        services = Services(stack, sqlite_with_tables(tmp_path / "access.db", ACCESS), tmp_path)
         service, _ = await services.start()
         yield service
 

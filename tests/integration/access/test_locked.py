@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import asyncpg
@@ -40,17 +40,17 @@ WRITES: list[Write] = [
 async def locked(url: DatabaseUrl) -> AsyncGenerator[None]:
     """The database as long as another process is in the middle of a write."""
     if isinstance(url, SqliteFile):
-        connection = sqlite3.connect(url.path, isolation_level=None)
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
-        connection.close()
+        with closing(sqlite3.connect(url.path, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
         return
     other = await asyncpg.connect(host=url.host, user=url.user, database=url.database)
-    async with other.transaction():
-        await other.execute(ACCESS.writer_lock)
-        yield
-    await other.close()
+    try:
+        async with other.transaction():
+            await other.execute(ACCESS.writer_lock)
+            yield
+    finally:
+        await other.close()
 
 
 async def test_writes_fail_soon_and_reads_go_on(services: Services) -> None:

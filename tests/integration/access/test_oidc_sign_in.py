@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from mlxmesh.access.v1 import access_pb2 as pb
+from mlxmesh_access.schema import ACCESS
 from mlxmesh_access.sign_in.oidc.http_issuer import HttpIssuer
 from mlxmesh_access.sign_in.oidc.identities import Identities
 from mlxmesh_access.sign_in.oidc.oidc_sign_in import (
@@ -31,7 +32,8 @@ from mlxmesh_shared.errors import (
     Unauthenticated,
     UserExists,
 )
-from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from mlxmesh_shared.sql.urls import DatabaseUrl
+from tests.fakes.databases import sqlite_with_tables
 from tests.fakes.oidc_issuer import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -81,7 +83,7 @@ async def started(
 @pytest.fixture
 async def sqlite_services(tmp_path: Path) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
-        yield Services(stack, SqliteFile(tmp_path / "access.db"), tmp_path)
+        yield Services(stack, sqlite_with_tables(tmp_path / "access.db", ACCESS), tmp_path)
 
 
 @pytest.fixture

@@ -27,6 +27,11 @@ def test_the_newest_revision_is_the_one_that_is_opened_without_alembic() -> None
     assert ScriptDirectory(str(migrations)).get_heads() == [ACCESS.head]
 
 
+@pytest.fixture
+def schema() -> None:
+    """These databases are empty in the beginning."""
+
+
 async def test_an_empty_database_gets_the_tables(database: DatabaseUrl) -> None:
     await (await open_database(database, ACCESS)).close()
     engine = make_engine(database)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.proxy import Proxy
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class Echo:

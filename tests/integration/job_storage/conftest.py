@@ -12,8 +12,10 @@ from mlxmesh_jobs.domain.jobs import Kind
 from mlxmesh_jobs.storage.batches import SqlBatchStore
 from mlxmesh_jobs.storage.database import JobsDatabase
 from mlxmesh_jobs.storage.files import SqlFileStore
+from mlxmesh_jobs.storage.schema import JOBS
 from mlxmesh_jobs.storage.store import SqlJobStore
 from mlxmesh_jobs.storage.usage import SqlUsageOutbox
+from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.urls import DatabaseUrl
 from tests.fakes.clock import FakeClock
 
@@ -68,6 +70,11 @@ class Stores:
 
 
 Open = Callable[[], Awaitable[Stores]]
+
+
+@pytest.fixture
+def schema() -> Schema:
+    return JOBS
 
 
 @pytest.fixture

@@ -16,11 +16,14 @@ from mlxmesh.job.v1 import file_pb2, job_pb2
 from mlxmesh.job.v1.file_pb2_grpc import FileServiceStub
 from mlxmesh.job.v1.job_pb2_grpc import JobServiceStub
 from mlxmesh_jobs.assembly import SERVICE_NAMES, Jobs, Surroundings, open_jobs
+from mlxmesh_jobs.storage.schema import JOBS
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import JobsSettings
+from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from tests.fakes.databases import sqlite_with_tables
 from tests.fakes.job_worker import WAIT_S, ScriptedWorker
 from tests.fakes.registry import InMemoryRegistry
 
@@ -179,6 +182,11 @@ class Services:
 
 
 @pytest.fixture
+def schema() -> Schema:
+    return JOBS
+
+
+@pytest.fixture
 async def services(database: DatabaseUrl, tmp_path: Path) -> AsyncGenerator[Services]:
     async with AsyncExitStack() as stack:
         services = Services(stack, database, tmp_path)
@@ -196,7 +204,7 @@ async def service(services: Services) -> Service:
 async def sqlite_services(tmp_path: Path) -> AsyncGenerator[Services]:
     """Where the kind of database does not matter."""
     async with AsyncExitStack() as stack:
-        services = Services(stack, SqliteFile(tmp_path / "jobs.db"), tmp_path)
+        services = Services(stack, sqlite_with_tables(tmp_path / "jobs.db", JOBS), tmp_path)
         yield services
         await services.close_workers()
 

@@ -74,7 +74,7 @@ async def test_a_job_that_failed_runs_again_when_it_is_wanted(service: Service) 
 
 async def test_a_job_waits_until_it_may_start(service: Service) -> None:
     worker = await service.worker()
-    job = await service.ada.submit("j1", not_before=in_ms(300))
+    job = await service.ada.submit("j1", not_before=in_ms(1500))
     assert job.state == pb.JOB_STATE_DELAYED
     assert job.HasField("next_attempt_time")
     assert (await worker.next()).id.job_id == "j1"
@@ -82,11 +82,11 @@ async def test_a_job_waits_until_it_may_start(service: Service) -> None:
 
 async def test_a_job_that_has_not_ended_by_its_deadline_fails(service: Service) -> None:
     worker = await service.worker(queues=["generation"])
-    await service.ada.submit("waits", queue="nobody", deadline=in_ms(300), not_before=in_ms(200))
-    await service.ada.submit("runs", deadline=in_ms(800))
+    await service.ada.submit("waits", queue="nobody", deadline=in_ms(2500), not_before=in_ms(200))
+    await service.ada.submit("runs", deadline=in_ms(3000))
     assignment = await worker.next()
     assert assignment.id.job_id == "runs"
-    assert 0 < assignment.timeout_ms <= 800
+    assert 0 < assignment.timeout_ms <= 3000
     for name in ("waits", "runs"):
         job = await service.ada.until(name, "FAILED")
         assert job.failure.reason == "DEADLINE_EXCEEDED"

@@ -61,7 +61,7 @@ async def test_a_worker_that_the_registry_lists_has_a_moment_to_reconnect(
 async def test_a_silent_worker_is_lost_and_what_it_says_later_changes_nothing(
     services: Services,
 ) -> None:
-    service, _ = await services.start(lease_s=1)
+    service, _ = await services.start(lease_s=3)
     first = await service.worker("worker-1")
     await service.ada.submit("j1")
     old = await first.next()
@@ -85,7 +85,7 @@ async def test_a_silent_worker_is_lost_and_what_it_says_later_changes_nothing(
 async def test_a_stream_that_was_thought_lost_ends_with_the_reason(
     sqlite_services: Services,
 ) -> None:
-    service, _ = await sqlite_services.start(lease_s=1)
+    service, _ = await sqlite_services.start(lease_s=3)
     worker = await service.worker()
     heartbeats = worker._tasks.pop()
     heartbeats.cancel()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+
+import pytest
 
 from mlxmesh.job.v1 import job_pb2 as pb
 from mlxmesh_shared.registry import Instance
 from tests.fakes.job_worker import WAIT_S, completed
 from tests.fakes.policy_service import FakePolicyService, policy_server
+from tests.fakes.serving import serving
 
 from .conftest import Service
 
@@ -20,13 +24,9 @@ MINUTE, DAY, MONTH = 2, 3, 4
 async def access_of(service: Service) -> AsyncGenerator[FakePolicyService]:
     """An access service that the registry lists."""
     fake = FakePolicyService()
-    server = policy_server(fake)
-    address = await server.start()
-    try:
+    async with serving(policy_server(fake)) as address:
         await service.registry.register(Instance("access", "access-1", address, 1))
         yield fake
-    finally:
-        await server.drain(0, 0)
 
 
 async def run_one(service: Service, job_id: str, tokens: int) -> None:
@@ -64,14 +64,16 @@ async def test_a_report_that_failed_is_repeated_as_it_was(sqlite_service: Servic
         assert len(access.batches) == 1
 
 
-async def test_nobody_starts_jobs_beyond_a_quota(service: Service) -> None:
+async def test_nobody_starts_jobs_beyond_a_quota(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     async with access_of(service) as access:
         access.left = {('user: "ada"', DAY): 0}
         await run_one(service, "j1", 10)
         async with asyncio.timeout(WAIT_S):
-            while len(access.spent) < 3:
+            while len(access.spent) < 3 or "is used up" not in caplog.text:
                 await asyncio.sleep(0.02)
-        await asyncio.sleep(0.2)
         worker = await service.worker("worker-2")
         await service.ada.submit("blocked")
         await service.bob.submit("other")

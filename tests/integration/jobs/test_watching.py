@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from grpc import aio
 
 from mlxmesh.job.v1 import job_pb2 as pb
 from mlxmesh_shared.errors import InvalidArgument
@@ -17,6 +18,22 @@ from .conftest import Client, Service, Services
 async def read_all(client: Client, job_id: str, after: int = 0) -> list[pb.WatchJobResponse]:
     async with asyncio.timeout(WAIT_S):
         return [each async for each in client.WatchJob(job_id=job_id, after_sequence=after)]
+
+
+async def begun(
+    client: Client, job_id: str
+) -> tuple[pb.WatchJobResponse, asyncio.Task[list[pb.WatchJobResponse]]]:
+    """The first change of a watch, and the others once it has ended."""
+    call: Any = client.WatchJob(job_id=job_id)
+
+    async def others() -> list[pb.WatchJobResponse]:
+        changes: list[pb.WatchJobResponse] = []
+        async with asyncio.timeout(WAIT_S):
+            while (change := await call.read()) is not aio.EOF:
+                changes.append(change)
+        return changes
+
+    return await call.read(), asyncio.create_task(others())
 
 
 def texts(changes: list[pb.WatchJobResponse]) -> str:
@@ -33,10 +50,9 @@ async def run_job(service: Service, *parts: str) -> None:
 
 async def test_a_watch_has_every_output_and_ends_with_the_job(service: Service) -> None:
     await service.ada.submit("j1")
-    watch = asyncio.create_task(read_all(service.ada, "j1"))
-    await asyncio.sleep(0.05)
+    first, watch = await begun(service.ada, "j1")
     await run_job(service, "", "He", "llo", "!")
-    changes = await watch
+    changes = [first, *await watch]
     assert texts(changes) == "Hello!"
     assert [each.output.sequence for each in changes if each.HasField("output")] == [1, 2, 3, 4]
     assert changes[0].job.state == pb.JOB_STATE_WAITING
@@ -62,8 +78,7 @@ async def test_a_watch_sees_what_another_jobs_service_does(services: Services) -
     first, _ = await services.start(lease_s=30)
     second, _ = await services.start(lease_s=30)
     await first.ada.submit("j1")
-    watch = asyncio.create_task(read_all(second.ada, "j1"))
-    await asyncio.sleep(0.05)
+    _, watch = await begun(second.ada, "j1")
     await run_job(first, "", "Hello")
     assert texts(await watch) == "Hello"
 

@@ -19,7 +19,8 @@ from mlxmesh_worker.connectors.port import ConnectorType
 from tests.fakes.job_service import FakeJob, FakeJobs, FakeJobService
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.service_process import quiet_process
-from tests.integration.generation.harness import Mesh, running_mesh, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import Mesh, running_mesh
 
 NO_CONNECTORS: Mapping[str, ConnectorType] = MappingProxyType({})
 SEED = 3

@@ -18,7 +18,7 @@ from mlxmesh_worker.connectors.port import Outcome, Reports, Target, Task
 from mlxmesh_worker.connectors.simulation.over_http import SimulationHttp
 from tests.fakes.job_service import OWNER, FakeJob
 from tests.fakes.simulation_server import simulation_server
-from tests.integration.generation.harness import until
+from tests.fakes.waiting import until
 from tests.integration.worker.harness import Rig, running_rig, running_worker
 
 

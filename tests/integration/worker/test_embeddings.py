@@ -19,8 +19,8 @@ from mlxmesh.model.v1.upstream_pb2 import (
 from tests.fakes import encoder_tokenizers
 from tests.fakes.job_service import FakeJob
 from tests.fakes.openai_upstream import MODEL, FakeUpstream, running_upstream
+from tests.fakes.waiting import until
 from tests.integration.generation.encoding_mesh import encoder_engine, encoder_model
-from tests.integration.generation.harness import until
 from tests.integration.worker.harness import Rig, running_rig, running_worker
 from tests.integration.worker.test_requests import gateway
 

@@ -17,7 +17,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.job.v1 import worker_pb2
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, OWNER_METADATA
 from tests.fakes.job_service import OWNER, FakeJob
-from tests.integration.generation.harness import generation_service, until
+from tests.fakes.waiting import until
+from tests.integration.generation.harness import generation_service
 from tests.integration.worker.harness import (
     Rig,
     generation_instance,

@@ -9,7 +9,7 @@ import pytest
 
 from mlxmesh.job.v1 import worker_pb2
 from tests.fakes.job_service import FakeJobService
-from tests.integration.generation.harness import until
+from tests.fakes.waiting import until
 from tests.integration.worker.harness import Rig, running_rig, running_worker
 from tests.integration.worker.test_generation import assert_same, until_stored
 
@@ -100,7 +100,7 @@ async def test_an_ended_session_drops_everything_and_a_new_one_begins(rig: Rig) 
 async def test_a_worker_without_confirmations_stops_itself(
     tmp_path: Path, tokenizer_dir: Path
 ) -> None:
-    async with running_rig(tmp_path, tokenizer_dir, lease_s=0.6, heartbeat_s=0.05) as rig:
+    async with running_rig(tmp_path, tokenizer_dir, lease_s=2, heartbeat_s=0.05) as rig:
         rig.mesh.engine.options.step_s = 0.01
         async with running_worker(rig) as worker:
             job = rig.generate(max_tokens=900)

@@ -14,7 +14,7 @@ from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.registry.port import Registry
 from mlxmesh_shared.rpc.health import health
 from mlxmesh_shared.settings import MeshSettings
-from tests.integration.generation.harness import until
+from tests.fakes.waiting import until
 from tests.integration.worker.harness import Rig, generation_instance, running_rig
 from tests.integration.worker.test_generation import assert_same, until_stored
 
@@ -45,7 +45,7 @@ async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
 
 @pytest.fixture
 async def rig(tmp_path: Path, tokenizer_dir: Path, registry: Registry) -> AsyncIterator[Rig]:
-    async with running_rig(tmp_path, tokenizer_dir, lease_s=1.0) as rig:
+    async with running_rig(tmp_path, tokenizer_dir, lease_s=3.0) as rig:
         await registry.register(generation_instance(rig.mesh.server.address))
         await registry.register(rig.service.instance)
         rig.mesh.engine.options.step_s = 0.005
@@ -101,7 +101,7 @@ async def test_a_worker_that_was_frozen_past_its_lease_has_no_effect(
         before = job.session
         frozen.send_signal(signal.SIGSTOP)
         rig.mesh.engine.may_step.clear()
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(3.5)
         rig.jobs.end_session(before)
         rig.jobs.sessions[before].free = 0
         await stack.enter_async_context(worker_process(tmp_path))

@@ -89,7 +89,7 @@ async def jobs_service(
     registry: InMemoryRegistry, data_dir: Path, instance_id: str = "jobs-1"
 ) -> AsyncIterator[str]:
     """A jobs service; several in one directory share a database."""
-    settings = JobsSettings(data_dir=data_dir, lease_s=2, reconnect_s=0.3)
+    settings = JobsSettings(data_dir=data_dir, lease_s=5, reconnect_s=0.3)
     async with AsyncExitStack() as stack:
         around = Surroundings(
             instance_id=instance_id, publish=discard_event, open_channel=open_channel
@@ -184,7 +184,7 @@ async def test_a_cancelled_job_frees_the_engine(rig: Rig) -> None:
         await rig.until(lambda job: job.progress.done > 20)
         await rig.jobs.CancelJob(pb.CancelJobRequest(job_id="job-1"), metadata=OF_ADA)
         await rig.ended(pb.JOB_STATE_CANCELLED)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while rig.mesh.engine.sequences:
                 await asyncio.sleep(0.01)
 

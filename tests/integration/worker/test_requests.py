@@ -14,7 +14,8 @@ from mlxmesh_gateway.openai.translation.servicer import SERVICE, TranslationServ
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.server import MeshServer
 from tests.fakes.job_service import OWNER, FakeJob
-from tests.integration.generation.harness import until
+from tests.fakes.serving import serving
+from tests.fakes.waiting import until
 from tests.integration.worker.harness import Rig, running_rig, running_worker
 
 COMPLETIONS = "/v1/completions"
@@ -27,13 +28,11 @@ async def gateway(rig: Rig, instance_id: str = "gateway-1") -> AsyncIterator[Ins
     server = MeshServer(
         services=[(add_TranslationServiceServicer_to_server, servicer)], service_names=[SERVICE]
     )
-    instance = Instance("gateway", instance_id, await server.start(), 0)
-    await server.set_serving()
-    await rig.registry.register(instance)
-    try:
+    async with serving(server) as address:
+        instance = Instance("gateway", instance_id, address, 0)
+        await server.set_serving()
+        await rig.registry.register(instance)
         yield instance
-    finally:
-        await server.drain(grace_s=0, settle_s=0)
 
 
 @pytest.fixture

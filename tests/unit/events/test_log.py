@@ -16,7 +16,7 @@ def filled(count: int, most: int = 100) -> EventLog:
 
 
 async def take(reader: AsyncIterator[Batch]) -> tuple[list[int], int, int]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         batch = await anext(reader)
     return [int(event.event_id) for event in batch.events], batch.lost, batch.last
 

@@ -12,6 +12,7 @@ from mlxmesh_jobs.workers.dispatcher import Dispatcher, Taker
 from mlxmesh_shared.errors import DatabaseBusy
 from tests.fakes.clock import FakeClock
 from tests.fakes.job_store import InMemoryJobStore
+from tests.fakes.waiting import until
 
 GENERATIONS = Capability(kinds=frozenset({Kind.GENERATION}))
 EMBEDDINGS = Capability(kinds=frozenset({Kind.EMBEDDING}))
@@ -104,9 +105,7 @@ async def dispatching(store: CountingStore, *takers: Taker) -> AsyncGenerator[Di
 
 
 async def until_got(count: int, *takers: Slots) -> None:
-    async with asyncio.timeout(10):
-        while sum(len(each.got) for each in takers) < count:
-            await asyncio.sleep(0.001)
+    await until(lambda: sum(len(each.got) for each in takers) >= count)
 
 
 async def session(store: CountingStore, name: str) -> int:
@@ -141,6 +140,7 @@ async def test_it_sleeps_while_nothing_changes() -> None:
     store = CountingStore()
     one = Slots(await session(store, "w1"), 8)
     async with dispatching(store, one):
+        await until(lambda: store.claims > 0)
         await asyncio.sleep(0.05)
         before = store.claims
         await asyncio.sleep(0.2)
@@ -151,6 +151,7 @@ async def test_nobody_with_equal_abilities_asks_again_for_nothing() -> None:
     store = CountingStore()
     takers = [Slots(await session(store, f"w{number}"), 4) for number in range(6)]
     async with dispatching(store, *takers):
+        await until(lambda: store.claims >= 6)
         await asyncio.sleep(0.02)
     assert store.claims == 6  # at the same time, so that they can be one transaction
 
@@ -182,10 +183,9 @@ async def test_what_was_claimed_for_a_stream_that_has_ended_waits_again() -> Non
     gone.closed = True
     await store.submit([job("g1")])
     async with dispatching(store, gone):
-        async with asyncio.timeout(10):
-            while not (await store.attempts("g1") or store.claims):
+        async with asyncio.timeout(30):
+            while not await store.attempts("g1"):
                 await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)
     assert gone.got == []
     assert await store.held(gone.key) == []
 
@@ -206,8 +206,6 @@ async def test_a_session_gets_no_more_of_a_connector_than_its_slots() -> None:
     await store.submit([painting(f"job-{number}") for number in range(10)])
     few, more = Painter(keys[0], 64, 1), Painter(keys[1], 64, 4)
     async with dispatching(store, few, more):
-        async with asyncio.timeout(5):
-            while len(few.got) + len(more.got) < 5:
-                await asyncio.sleep(0.001)
+        await until_got(5, few, more)
         await asyncio.sleep(0.05)
     assert (len(few.got), len(more.got)) == (1, 4)

@@ -91,13 +91,16 @@ def _in_nomad() -> Iterator[Deployed]:
 
 
 def _nomad_value(service: str, name: str, expression: str) -> tuple[str, str]:
-    """A variable as a client host sets it, with TLS."""
+    """A variable as a client host sets it, with TLS and without a hand-over."""
     name = name.replace("${upper(group.key)}", service.upper())
+    expression = expression.removeprefix("contains(local.hands_over, group.key) ? ")
+    expression = re.sub(r'^"\${attr\.[^"]+" : ', "", expression)
     known = {
         "var.data_dir": "/var/lib/mlxmesh",
         "var.consul_address": "127.0.0.1:8500",
         'var.tls ? "false" : "true"': "false",
         'group.key == "gateway" ? "${NOMAD_ADDR_http}" : "auto"': "auto",
+        'var.gateway_hand_over ? "true" : "false"': "false",
     }
     value = known.get(expression) or expression.strip('"').split('"')[0]
     for placeholder, instead in (("IP_grpc", "10.1.2.3"), ("PORT_grpc", "20001")):

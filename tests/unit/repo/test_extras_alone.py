@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.fakes.ports import free_port
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(300)]
 
@@ -55,6 +58,29 @@ def installed(wheel: Path, extra: str, folder: Path) -> Path:
     return folder / "bin"
 
 
+def check_serves(programs: Path, role: str, folder: Path) -> None:
+    """The process starts without the rest of a mesh, serves, and ends on SIGTERM."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [programs / "python", "-m", f"mlxmesh_{role}", "--data-dir", folder]
+    command += ["--listen", address]
+    if role == "engine":
+        command += ["--model-dir", ROOT / "deploy" / "demo-model" / "pocket-mini"]
+    with (folder / "output").open("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd="/")
+        try:
+            until_s = time.monotonic() + 90
+            probe = (programs / "python", "-m", "mlxmesh_shared.probe", address)
+            while run(*probe, ok=False).returncode:
+                said = (folder / "output").read_text()
+                assert process.poll() is None, said
+                assert time.monotonic() < until_s, said
+            process.terminate()
+            assert process.wait(timeout=60) == 0, (folder / "output").read_text()
+        finally:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.parametrize(
     "role",
     ["gateway", "generation", "model", "access", "jobs", "worker", "tools", "runtime", "engine"],
@@ -64,6 +90,7 @@ def test_a_role_needs_its_extra_only(wheel: Path, role: str, tmp_path: Path) -> 
     python = programs / "python"
     run(python, "-c", IMPORT_ALL, f"mlxmesh_{role}")
     assert "--help" in run(python, "-m", f"mlxmesh_{role}", "--help").stdout
+    check_serves(programs, role, tmp_path)
     # Packages of some roles bring typer along, but none brings what certificates need.
     command = run(programs / "mlxmesh", "certs", "init", "--dir", tmp_path / "tls", ok=False)
     assert command.returncode == 1

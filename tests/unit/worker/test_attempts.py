@@ -67,7 +67,7 @@ class Rig:
 
     async def ended(self) -> list[pb.AttemptUpdate]:
         """What was told, once nothing runs."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self.attempts.running:
                 await asyncio.sleep(0)
         return self.outbox.take(1)

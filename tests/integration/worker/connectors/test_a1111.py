@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlxmesh_worker.connectors.files import MAX_FILE_BYTES
 from mlxmesh_worker.connectors.port import Outcome, Target
 from tests.fakes.a1111_server import FakeA1111, Options, a1111_server
 from tests.fakes.connector_reports import FakeReports
+from tests.fakes.waiting import until
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(500)
 WEBP = b"RIFF\x00\x00\x00\x00WEBP" + bytes(500)
@@ -54,12 +55,6 @@ async def other(server: FakeA1111) -> AsyncIterator[Rig]:
     made = Rig(server, "job-2")
     yield made
     await made.connector.close()
-
-
-async def until(condition: Callable[[], Any], within_s: float = 10) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def ended(running: asyncio.Task[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from mlxmesh_worker.connectors.port import Outcome, Target
 from tests.fakes.comfyui_server import FakeComfyUI, comfyui_server
 from tests.fakes.comfyui_workflows import workflow
 from tests.fakes.connector_reports import FakeReports
+from tests.fakes.waiting import until
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(2_000)
@@ -53,12 +54,6 @@ async def rig(request: pytest.FixtureRequest, server: FakeComfyUI) -> AsyncItera
     made = Rig(server, request.param)
     yield made
     await made.connector.close()
-
-
-async def until(condition: Callable[[], Any], within_s: float = 10) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def ended(running: asyncio.Task[Any]) -> None:

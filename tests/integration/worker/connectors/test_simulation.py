@@ -20,6 +20,7 @@ from mlxmesh_worker.connectors.simulation.over_websocket import SimulationWebSoc
 from tests.fakes.connector_reports import FakeReports
 from tests.fakes.simulation_grpc import grpc_simulation
 from tests.fakes.simulation_server import SimulationServer, simulation_server
+from tests.fakes.waiting import until
 
 ROOT = Path(__file__).parents[4]
 
@@ -45,12 +46,6 @@ async def rig(request: pytest.FixtureRequest, server: SimulationServer) -> Async
     made = Rig(server.url, request.param)
     yield made
     await made.connector.close()
-
-
-async def until(condition: Callable[[], Any], within_s: float = 10) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_the_result_and_its_files(rig: Rig, server: SimulationServer) -> None:

@@ -14,8 +14,8 @@ from mlxmesh_worker.connectors.address import parse_address
 from mlxmesh_worker.connectors.http import HttpClient
 from mlxmesh_worker.connectors.port import Target
 from mlxmesh_worker.connectors.websocket import Connected, WebSocketClient
-from tests.fakes.consul_process import free_port
 from tests.fakes.http_faults import Faults
+from tests.fakes.ports import free_port
 
 
 class Server:
@@ -63,7 +63,7 @@ async def client(server: Server) -> AsyncIterator[WebSocketClient]:
 @pytest.mark.parametrize("end", ["abort", "close"])
 async def test_a_socket_that_ends_is_opened_again(client: WebSocketClient, end: str) -> None:
     seen: list[str | bytes] = []
-    async with asyncio.timeout(10), aclosing(client.messages("/ws")) as messages:
+    async with asyncio.timeout(30), aclosing(client.messages("/ws")) as messages:
         socket = None
         async for message in messages:
             if isinstance(message, Connected):
@@ -78,7 +78,7 @@ async def test_a_socket_that_ends_is_opened_again(client: WebSocketClient, end: 
 
 
 async def test_a_refusal_in_between_is_passed_over(client: WebSocketClient, server: Server) -> None:
-    async with asyncio.timeout(10), aclosing(client.messages("/ws")) as messages:
+    async with asyncio.timeout(30), aclosing(client.messages("/ws")) as messages:
         async for message in messages:
             if isinstance(message, Connected):
                 server.faults.add("/ws", status=503)
