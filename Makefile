@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
-# Two at a time: most tests wait more than they compute. tests/conftest.py says who runs what.
-WORKERS := -n 2
+# Three on two cores: most tests wait more than they compute. tests/conftest.py says who runs what.
+WORKERS := -n 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup protos constraints docs format lint check test test-rest retest test-all coverage console console-check tools collector prometheus consul consul-agent models demo pictures console-pictures up down chaos soak scale fuzz bench bench-peers bench-pictures clean
@@ -93,11 +93,10 @@ ifneq ($(wildcard $(TOOLS)/consul),)
 test-rest retest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
 test-rest retest test-all coverage: export PATH := $(TOOLS):$(PATH)
-# First what computes, then what starts whole meshes, of which two fit into two cores.
-COMPUTING := matrix or real or schemas
+# The markers that `make test` leaves out.
+REST := tools or chaos or console or matrix or real or schemas
 test-rest: protos tools console console-check ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
-	$(PYTEST) $(WORKERS) -m "$(COMPUTING)" --durations 10; computed=$$?; \
-	$(PYTEST) $(WORKERS) -m "(tools or chaos or console) and not ($(COMPUTING))" --durations 10 && exit $$computed
+	$(PYTEST) $(WORKERS) -m "$(REST)" --durations 10
 
 test-all: protos tools console console-check ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10
@@ -108,9 +107,9 @@ coverage: protos tools console ## Every test again, and which lines none of them
 	$(BIN)/coverage run -m pytest -m "" $(WORKERS); passed=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
-demo: protos ## Start a mesh, stream one answer, stop everything (MODEL=smollm2: a real model, 93 MB)
+demo: protos ## Start a mesh, stream one answer, stop everything (MODEL=smollm2: a real model, 93 MB; GROUP=2: in two ranks)
 	$(BUILD_CONSOLE)
-	$(BIN)/python -m mlxmesh_launcher.demo $(MODEL)
+	$(BIN)/python -m mlxmesh_launcher.demo $(MODEL) $(if $(GROUP),--group $(GROUP))
 
 pictures: protos ## Take docs/images/top.svg and trace.svg from a running mesh
 	$(BIN)/python docs/images/pictures.py
@@ -150,7 +149,7 @@ chaos: protos ## Break a mesh in every way it should survive, half an hour (CHAO
 soak: protos ## Load a mesh for two hours with faults, and look for what grows (SOAK="--minutes 15")
 	$(BIN)/python -m tests.soak --lines build/soak.jsonl --json build/soak.json --picture build/soak.svg $(SOAK)
 
-scale: protos consul ## Measure up to 1,000 simulated engines on a real Consul, ten minutes (SCALE="--engines 50 200")
+scale: protos consul ## Measure up to 1,000 simulated engines on a real Consul, five minutes (SCALE="--engines 50 200")
 	$(BIN)/python -m tests.scale --json build/scale.json --picture build/scale.svg $(SCALE)
 
 clean: ## Remove the environment and everything generated
