@@ -114,9 +114,16 @@ class CallGuard(aio.ServerInterceptor):
         """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
         self._end(lambda method, _: chosen(method), _DRAINING)
 
+    async def until_ended(self, timeout_s: float) -> None:
+        """Returns once no handler runs, not even to clean up after a cancelled call."""
+        tasks = {task for task in self._running if task is not None} - {asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
+
     def _end(self, chosen: Callable[[str, Context], bool], why: MeshError) -> None:
         for task, (method, context) in self._running.items():
-            if task is not None and task not in self._ended and chosen(method, context):
+            # A second cancellation would end the cleaning up after the first one.
+            if task is not None and not task.cancelling() and chosen(method, context):
                 self._ended[task] = why
                 task.cancel()
 

@@ -30,6 +30,8 @@ _HEALTH = "grpc.health.v1.Health"
 _NO_DEADLINE_S = 10 * 365 * 86400
 SETTLE_S = 0.5
 """How long other processes have to see that an instance leaves; the registry needs up to 0.2 s."""
+_CLEAN_UP_S = 5.0
+"""How long handlers of cancelled calls have to end; gRPC itself does not wait for them."""
 _MAX_PENDING_CALLS = 50_000
 _BACKSTOP_BYTES = 2**20
 # gRPC ends each connection up to a tenth earlier or later, so that not all reconnect at once.
@@ -257,6 +259,8 @@ class MeshServer:
         await asyncio.wait({stopping}, timeout=grace_s)
         self._guard.end_calls(lambda _: True)
         await stopping
+        # Whoever calls this closes next what handlers use, for example to store why they end.
+        await self._guard.until_ended(_CLEAN_UP_S)
         self._guard.flush()
 
 

@@ -104,6 +104,31 @@ async def test_what_outlives_the_grace_ends_as_draining(serve: Serve) -> None:
     assert cleaned.is_set()
 
 
+async def test_a_drain_waits_for_what_cancelled_calls_still_do(serve: Serve) -> None:
+    served = await serve()
+    cancelled, go_on, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait(_request: Any, _context: Context) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+            await go_on.wait()
+            cleaned.set()
+
+    served.servicer.act = wait
+    call = served.stub.Generate(generate())
+    assert (await anext(aiter(call))).sequence == 1
+    call.cancel()
+    await cancelled.wait()
+    draining = asyncio.create_task(served.server.drain(grace_s=0, settle_s=0))
+    assert await asyncio.wait({draining}, timeout=2) == (set(), {draining})
+    go_on.set()
+    async with asyncio.timeout(30):
+        await draining
+    assert cleaned.is_set()
+
+
 async def test_a_health_watch_does_not_hold_up_a_drain(serve: Serve) -> None:
     served = await serve()
     stub: Any = health_pb2_grpc.HealthStub(served.channel)
@@ -131,9 +156,10 @@ async def test_no_call_is_lost_while_instances_are_replaced() -> None:
     async def keep_calling() -> None:
         nonlocal calls
         while not stop.is_set():
-            async with open_channel(addresses[-1]) as channel:
+            address = addresses[-1]
+            async with open_channel(address) as channel:
                 stub = pb_grpc.GenerationServiceStub(channel)
-                for _ in range(5):
+                while address == addresses[-1] and not stop.is_set():
                     calls += 1
                     try:
                         await stub.Complete(complete())
