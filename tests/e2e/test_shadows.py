@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import IllegalState
 from tests.e2e.running_mesh import RunningMesh
@@ -25,12 +27,15 @@ def ok(mesh: RunningMesh, *arguments: str) -> str:
     return result.stdout
 
 
-def add_version(mesh: RunningMesh, source: Path, copy: Path) -> None:
-    """A version with the same weights and another setting, so that it is another content."""
-    shutil.copytree(source, copy)
+@pytest.fixture(scope="module", autouse=True)
+def versions(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Version 2 has the weights of version 1 and another setting, version 3 has other weights."""
+    copy = tmp_path_factory.mktemp("versions") / "same"
+    shutil.copytree(MODELS / "pocket", copy)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "copied_from": source.name}))
-    ok(mesh, "register", str(copy), "--name", "pocket")
+    (copy / "config.json").write_text(json.dumps({**config, "copied_from": "pocket"}))
+    for directory in (copy, MODELS / "pocket-mini"):
+        ok(mesh, "register", str(directory), "--name", "pocket")
 
 
 async def until_heard(client: MeshClient, shadow_id: str) -> None:
@@ -60,7 +65,7 @@ async def answer(mesh: RunningMesh, shadow_id: str, prefix: str) -> list[str]:
         for number in range(CALLS):
             response = await client.complete(
                 "pocket@1",
-                prompt=f"Once upon a time {CANARY}",
+                prompt=f"{CANARY}. Once upon a time",
                 max_tokens=24,
                 temperature=1,
                 request_id=f"{prefix}-{number}",
@@ -80,9 +85,7 @@ def ids_of(report: dict[str, Any]) -> set[str]:
     return {each for each in ids if not each.startswith(report["shadow"]["shadow_id"])}
 
 
-def test_versions_are_compared_by_shadows(mesh: RunningMesh, tmp_path: Path) -> None:
-    add_version(mesh, MODELS / "pocket", tmp_path / "same")
-    ok(mesh, "register", str(MODELS / "pocket-mini"), "--name", "pocket")
+def test_versions_are_compared_by_shadows(mesh: RunningMesh) -> None:
     cold = mesh.command("shadow", "start", "pocket", "--to", "2")
     assert cold.returncode == 1
     assert "mlxmesh load pocket@2" in cold.stderr
@@ -124,6 +127,7 @@ def test_versions_are_compared_by_shadows(mesh: RunningMesh, tmp_path: Path) -> 
 
 
 async def test_the_client_starts_and_reads_shadows(mesh: RunningMesh) -> None:
+    ok(mesh, "load", "pocket@2")
     async with MeshClient(mesh.address) as client:
         started = await client.start_shadow("pocket", to_version=2, from_version=1, percent=50)
         try:
