@@ -32,11 +32,13 @@ time.sleep(600)
 """
 
 
-class Fixed:
-    """Services with a fixed port: two of them cannot listen at the same time."""
+class Commands:
+    """Those of services with a fixed port, unless `overlap`."""
+
+    overlap = False
 
     def can_overlap(self, name: str) -> bool:
-        return False
+        return self.overlap
 
 
 class Rig:
@@ -46,9 +48,9 @@ class Rig:
         self.folder = folder
         self.started: list[Child] = []
         stand_in: Any = self
-        commands: Any = Fixed()
+        self.commands: Any = Commands()
         self.processes = Processes(
-            ["model"], self.child, commands, stand_in, tls=False, stop_timeouts_s={"model": 30}
+            ["model"], self.child, self.commands, stand_in, tls=False, stop_timeouts_s={"model": 30}
         )
 
     def child(self, name: str, takes_over: bool) -> Child:
@@ -97,6 +99,18 @@ async def test_a_service_that_is_restarted_is_back_though_the_caller_left(rig: R
     await until(lambda: rig.processes.children["model"] is not old)
     await until(lambda: rig.processes.children["model"].pid is not None)
     assert old.pid is None
+
+
+async def test_one_that_its_successor_listens_beside_leaves_though_the_caller_left(
+    rig: Rig,
+) -> None:
+    rig.commands.overlap = True
+    await rig.leave_while_it_drains()
+    old, new = rig.started
+    assert rig.processes.children["model"] is new
+    (rig.folder / "drained").touch()
+    await until(lambda: old.pid is None)
+    assert new.pid is not None
 
 
 async def test_a_restart_waits_for_one_whose_caller_left(rig: Rig) -> None:
