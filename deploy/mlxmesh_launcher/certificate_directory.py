@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -132,6 +132,13 @@ def write_authority(tls_dir: Path, certificate: bytes) -> None:
     """Writes the certificate of an authority on another host, as PEM. Raises: OSError."""
     tls_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(tls_dir / "ca.crt", certificate, 0o644)
+
+
+def remove_other_roles(tls_dir: Path, roles: Iterable[str]) -> None:
+    """Removes the certificates and keys of all but these. Raises: OSError."""
+    for role in set(SUBJECTS).difference(roles):
+        for suffix in ("crt", "key"):
+            (tls_dir / f"{role}.{suffix}").unlink(missing_ok=True)
 
 
 def _hosts(certificate: x509.Certificate) -> Iterator[str]:

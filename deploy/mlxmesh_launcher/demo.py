@@ -26,6 +26,7 @@ from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
+from mlxmesh_shared.settings.sections.services import MAX_GROUP_SIZE
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ def main() -> int:
     console = Console()
     parser = argparse.ArgumentParser(prog="make demo")
     parser.add_argument("model", nargs="?", choices=[*DEMOS], default=DEFAULT_MODEL)
-    parser.add_argument("--group", type=int, default=1, help="how many ranks compute it")
+    sizes = range(1, MAX_GROUP_SIZE + 1)
+    parser.add_argument(
+        "--group", type=int, choices=sizes, default=1, help="how many ranks compute it"
+    )
     given = parser.parse_args()
     try:
         ran = run_demo(DEMOS[given.model], console, fork_services(), given.group)

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from typing import Any
 
 from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_launcher.child import Child
@@ -122,16 +130,20 @@ class Processes:
                 " use starts it: repeat this there"
             )
         new = self._new_child(name, False)
+        await self._start(new, START_TIMEOUT_S)
+        known = {**self.children, name: new}
+        self.children = {each: known[each] for each in SERVICES if each in known}
+        return True
+
+    async def _start(self, new: Child, timeout_s: float) -> None:
+        """Returns once the process serves; one that does not is ended. Raises: MeshError."""
         try:
             await spawn(new)
-            await until_serving(new, self._registry)
+            await until_serving(new, self._registry, timeout_s)
         except BaseException:
             await new.stop(0)
             raise
         new.keep_running()
-        known = {**self.children, name: new}
-        self.children = {each: known[each] for each in SERVICES if each in known}
-        return True
 
     def names(self, services: Sequence[str]) -> list[str]:
         """As of Supervised."""
@@ -145,40 +157,50 @@ class Processes:
         """As of Supervised: the new process serves before the old one drains, if both can
         listen at the same time.
         """
+        if (unfinished := self._leaving.get(self.children[name])) is not None:
+            await asyncio.wait([unfinished])  # a restart whose caller left
         if name == "gateway":
             await self._look_for_users()
         overlaps = self._commands.can_overlap(name)
         old, new = self.children[name], self._new_child(name, overlaps)
         yield launcher_pb2.RESTART_PHASE_STARTING
-        if not overlaps:
-            await old.stop(LEAVE_TIMEOUT_S)
+        if overlaps:
+            await self._start(new, SUCCESSOR_TIMEOUT_S)
             self.children[name] = new
-        timeout_s = SUCCESSOR_TIMEOUT_S if overlaps else START_TIMEOUT_S
+            leaving = self._detach(old, old.stop(LEAVE_TIMEOUT_S))
+        else:
+            leaving = self._detach(old, self._start_after(old, new))
+            await asyncio.shield(leaving)
+        yield launcher_pb2.RESTART_PHASE_DRAINING
+        await asyncio.shield(leaving)
+        yield launcher_pb2.RESTART_PHASE_DONE
+
+    async def _start_after(self, old: Child, new: Child) -> None:
+        await old.stop(LEAVE_TIMEOUT_S)
+        self.children[new.name] = new
         try:
             await spawn(new)
-            await until_serving(new, self._registry, timeout_s)
-        except BaseException:
-            if overlaps:
-                await new.stop(0)
-            else:
-                new.keep_running()  # there is no other
-            raise
-        new.keep_running()
-        self.children[name] = new
-        # In its own task: it continues when the caller is gone.
-        self._leaving[old] = asyncio.create_task(old.stop(LEAVE_TIMEOUT_S))
-        yield launcher_pb2.RESTART_PHASE_DRAINING
-        await asyncio.shield(self._leaving[old])
-        del self._leaving[old]
-        yield launcher_pb2.RESTART_PHASE_DONE
+            await until_serving(new, self._registry)
+        finally:
+            new.keep_running()  # there is no other
+
+    def _detach(self, old: Child, leaving: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs what ends a process in its own task: it continues when the caller is gone."""
+        task = self._leaving[old] = asyncio.create_task(leaving)
+        task.add_done_callback(lambda _: self._leaving.pop(old))
+        return task
 
     async def stop(self, report: Report) -> None:
         """Stops every service, the gateway first: no new calls arrive while the rest drains."""
-        leaving = [
-            asyncio.create_task(old.stop(self._stop_timeouts_s[old.name])) for old in self._leaving
+        leaving = dict(self._leaving)
+        for task in leaving.values():
+            task.cancel()  # else it might start a process
+        await asyncio.gather(*leaving.values(), return_exceptions=True)
+        stopping = [
+            asyncio.create_task(old.stop(self._stop_timeouts_s[old.name])) for old in leaving
         ]
         for name, child in reversed(self.children.items()):
             if child.pid is not None:
                 report(f"stopping {name}")
             await child.stop(self._stop_timeouts_s[name])
-        await asyncio.gather(*leaving, *self._leaving.values())
+        await asyncio.gather(*stopping)

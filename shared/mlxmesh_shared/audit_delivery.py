@@ -39,7 +39,7 @@ class AuditEntry:
 
     @property
     def identity(self) -> object:
-        """What distinguishes it from others; the ids of batches are made of its text."""
+        """What distinguishes it from others; the id of its request is made of its text."""
         return asdict(self)
 
 
@@ -71,7 +71,7 @@ class AuditDelivery(Generic[E]):
         retry_s: float = RETRY_S,
     ) -> None:
         """channels: to access services; the caller closes them.
-        source: who delivers, as the ids of its batches begin.
+        source: who delivers, as the ids of its requests begin.
         """
         self._outbox = outbox
         self._access = AnyInstance(registry, channels, "access")
@@ -92,9 +92,10 @@ class AuditDelivery(Generic[E]):
         while True:
             await self._access.registered()
             batch: Sequence[E] = await self._retrying(self._outbox.audit_entries, BATCH)
+            # One by one: another process may send some of them, and each is recorded once.
+            for entry in batch:
+                await self._retrying(self._record, audit_request(self._source, entry))
             if batch:
-                # The same request again after a failure: its entries are recorded once.
-                await self._retrying(self._record, audit_request(self._source, batch))
                 await self._retrying(self._outbox.audit_delivered, batch)
             await asyncio.sleep(0 if len(batch) == BATCH else INTERVAL_S)
 
@@ -107,20 +108,19 @@ class AuditDelivery(Generic[E]):
         )
 
 
-def audit_request(source: str, batch: Sequence[AuditEntry]) -> pb.RecordAuditEntriesRequest:
-    """The request that records a batch, with an id that is the same for the same entries."""
-    said = repr([each.identity for each in batch])
+def audit_request(source: str, entry: AuditEntry) -> pb.RecordAuditEntriesRequest:
+    """The request that records an entry, with an id that is the same for the same entry."""
+    said = repr([entry.identity])
     return pb.RecordAuditEntriesRequest(
         batch_id=f"{source}-{sha256(said.encode()).hexdigest()[:40]}",
         entries=[
             pb.AuditReport(
-                time=to_time(each.time_ms),
-                actor=each.actor[:256],
-                action=each.action,
-                target=each.target[:256],
-                details=each.details[:1024],
+                time=to_time(entry.time_ms),
+                actor=entry.actor[:256],
+                action=entry.action,
+                target=entry.target[:256],
+                details=entry.details[:1024],
             )
-            for each in batch
         ],
     )
 

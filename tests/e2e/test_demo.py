@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.running_mesh import processes_of
 
 
@@ -25,3 +27,16 @@ def test_demo_streams_an_answer_and_leaves_nothing(tmp_path: Path) -> None:
     # mlx keeps compiled kernels in a folder of its own; ours must be gone.
     assert [path.name for path in tmp_path.iterdir() if path.name != "mlx"] == []
     assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", ["0", "17", "many"])
+def test_a_group_of_an_illegal_size_is_refused(size: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "mlxmesh_launcher.demo", "--group", size],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "--group: invalid" in result.stderr

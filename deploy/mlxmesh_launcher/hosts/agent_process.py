@@ -10,30 +10,37 @@ import signal
 import subprocess
 import sys
 import threading
-from types import FrameType
 
-PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+GRACE_S = 25.0
+"""Until it is killed; the launcher kills this process a little later."""
 
 
-def main(command: list[str]) -> int:
+def main(command: list[str], grace_s: float = GRACE_S) -> int:
     """Runs the command; returns its exit code, or 128 and its signal, as a shell does."""
+    leaving = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, _: leaving.set())
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    for number in PASSED_ON:
-        signal.signal(number, pass_on)
-    threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
+    signal.signal(signal.SIGHUP, lambda number, _: process.send_signal(number))
+    threading.Thread(target=_leave_with_parent, args=(leaving,), daemon=True).start()
+    threading.Thread(target=_end, args=(process, leaving, grace_s), daemon=True).start()
     code = process.wait()
     return code if code >= 0 else 128 - code
 
 
-def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
+def _leave_with_parent(leaving: threading.Event) -> None:
     """The launcher has the other end of standard input, which closes however it ends."""
     while os.read(sys.stdin.fileno(), 4096):
         pass
+    leaving.set()
+
+
+def _end(process: subprocess.Popen[bytes], leaving: threading.Event, grace_s: float) -> None:
+    leaving.wait()
     process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 if __name__ == "__main__":

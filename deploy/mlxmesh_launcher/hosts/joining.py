@@ -19,7 +19,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mlxmesh.control.v1 import hosts_pb2 as pb
 from mlxmesh.control.v1 import hosts_pb2_grpc as pb_grpc
-from mlxmesh_launcher.certificate_directory import NewKey, write_authority
+from mlxmesh_launcher.certificate_directory import (
+    NewKey,
+    remove_other_roles,
+    write_authority,
+)
 from mlxmesh_launcher.hosts.admission import roles_of
 from mlxmesh_launcher.hosts.join_token import JoinToken
 from mlxmesh_launcher.hosts.state import DEFAULT_JOIN_PORT, SERVICES, HostState
@@ -182,12 +186,17 @@ def write_certificates(
     signed: Sequence[pb.SignedCertificate],
     keys: Sequence[NewKey],
 ) -> None:
-    """Writes each certificate with its key. Raises: IllegalState when they cannot be written."""
+    """Writes each certificate with its key; those of an earlier mesh are removed, which nobody
+    renews.
+
+    Raises: IllegalState when they cannot be written.
+    """
     by_role = {key.role: key for key in keys}
     try:
         write_authority(tls_dir, authority)
         for each in signed:
             by_role[each.role].write(tls_dir, each.certificate)
+        remove_other_roles(tls_dir, [each.role for each in signed])
     except OSError as error:
         raise IllegalState(f"cannot write {error.filename}: {error.strerror}") from None
 

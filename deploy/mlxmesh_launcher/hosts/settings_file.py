@@ -39,7 +39,8 @@ def write_host_settings(
         )
     path = data_dir / "mlxmesh.toml"
     try:
-        text = path.read_text() if path.exists() else ""
+        exists = path.exists()
+        text = path.read_text() if exists else ""
         document = tomlkit.parse(text)
         _set(document, "mesh", _mesh_settings(state, tls_dir))
         agent = _consul_settings(state, tls_dir, consul_address, prefix)
@@ -47,7 +48,8 @@ def write_host_settings(
         for name in _LISTENERS:
             _set_listener(document, name, state)
         data_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, tomlkit.dumps(document).encode(), mode=0o644)
+        mode = path.stat().st_mode & 0o777 if exists else 0o644
+        write_atomically(path, tomlkit.dumps(document).encode(), mode=mode)
     except (TOMLKitError, UnicodeDecodeError) as error:
         raise IllegalState(f"{path} is not TOML: {error}") from None
     except OSError as error:

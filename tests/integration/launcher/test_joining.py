@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from mlxmesh.control.v1.hosts_pb2_grpc import (
     RenewalServiceStub,
 )
 from mlxmesh_launcher.authority import ensure_certificates, write_self_signed
-from mlxmesh_launcher.certificate_directory import read_certificates
+from mlxmesh_launcher.certificate_directory import read_certificates, until_due_s
 from mlxmesh_launcher.hosts import joining, local_host
+from mlxmesh_launcher.hosts.admission import roles_of
 from mlxmesh_launcher.hosts.audit import AuditOutbox, deliver_audit
 from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.join_token import JoinToken, parse_token
@@ -273,6 +275,18 @@ async def test_illegal_requests_to_join_name_the_field(first: First, tmp_path: P
     assert first.host.hosts() == []
 
 
+async def test_a_host_that_joins_keeps_no_certificates_of_an_earlier_mesh(
+    first: First, tmp_path: Path
+) -> None:
+    """They would be due for ever, since the first host does not renew them."""
+    ensure_certificates(tmp_path / "b", timedelta(seconds=-1))
+    state = await first.join(tmp_path / "b")
+    roles = roles_of(state.services, runs_agent=True)
+    assert {path.stem for path in (tmp_path / "b").glob("*.crt")} == {"ca", *roles}
+    assert {path.stem for path in (tmp_path / "b").glob("*.key")} == {"ca", *roles}
+    assert until_due_s(tmp_path / "b") > 0
+
+
 async def test_illegal_requests_to_renew_name_the_field(first: First, tmp_path: Path) -> None:
     await first.join(tmp_path / "b")
     own = CertificateSource(CertificateFiles.of_role(tmp_path / "b", "runtime"))
@@ -430,12 +444,12 @@ async def test_who_joined_is_told_as_events_and_in_the_audit_log(
                 await asyncio.sleep(0.05)
         delivering.cancel()
         await asyncio.gather(delivering, return_exceptions=True)
-    [batch] = access.recorded.values()
-    assert [(each.action, each.actor) for each in batch.entries] == [
+    entries = [each for request in access.recorded.values() for each in request.entries]
+    assert [(each.action, each.actor) for each in entries] == [
         ("host.invited", OPERATOR),
         ("host.joined", "host:b"),
         ("host.invited", OPERATOR),
         ("host.join_refused", "peer:127.0.0.1"),
         ("host.removed", OPERATOR),
     ]
-    assert token.secret.hex() not in str(batch)
+    assert token.secret.hex() not in str(entries)

@@ -23,6 +23,7 @@ from mlxmesh_shared.errors import (
 from mlxmesh_shared.rpc.channels import ChannelPool, open_channel, wait_ready
 from mlxmesh_shared.rpc.server import MeshServer
 from tests.chaos.proxy import Proxy
+from tests.fakes.ports import free_port
 from tests.fakes.serving import serving
 
 from .conftest import Context, Serve, complete
@@ -169,7 +170,7 @@ async def test_a_peer_that_never_says_hello_is_given_up() -> None:
 
 
 async def test_a_peer_that_comes_back_is_found_soon() -> None:
-    server = engine_server()
+    server = engine_server(listen=f"127.0.0.1:{free_port()}")  # nobody takes it meanwhile
     async with serving(server) as address, open_channel(address) as channel:
         await wait_ready(channel, 30)
         await server.drain(grace_s=0, settle_s=0)

@@ -71,6 +71,14 @@ def test_every_service_can_be_reached_by_other_hosts(tmp_path: Path) -> None:
     assert load_settings(GatewaySettings, flags).listen == "0.0.0.0:50051"
 
 
+def test_a_file_that_only_its_owner_reads_stays_so(tmp_path: Path) -> None:
+    path = tmp_path / "mlxmesh.toml"
+    path.write_text('[consul]\ntoken = "secret"\n')
+    path.chmod(0o600)
+    written(tmp_path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_the_owner_wrote_stays(tmp_path: Path) -> None:
     path = tmp_path / "mlxmesh.toml"
     path.write_text(
