@@ -63,6 +63,8 @@ def check_serves(programs: Path, role: str, folder: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     command = [programs / "python", "-m", f"mlxmesh_{role}", "--data-dir", folder]
     command += ["--listen", address]
+    if role == "gateway":
+        command += ["--http-listen", f"127.0.0.1:{free_port()}"]
     if role == "engine":
         command += ["--model-dir", ROOT / "deploy" / "demo-model" / "pocket-mini"]
     with (folder / "output").open("w+") as output:
