@@ -95,6 +95,7 @@ async def _write_stream(
             request_id=generation.request_id,
             after_sequence=position.sequence,
             numbering=position.numbering,
+            numbered_sequence=position.position.numbered_sequence,
             generation=generation,
         )
         await exchange.calls.stream(ATTACH, attach, events.write_attached)

@@ -28,9 +28,14 @@ class EventId:
     numbering: int = 0
     """Of the last message of which it has an event; 0 for unknown."""
 
+    @property
+    def position(self) -> Position:
+        """Without the block."""
+        return Position(self.sequence, self.events, self.numbering)
+
     def __str__(self) -> str:
-        position = str(Position(self.sequence, self.events, self.numbering))
-        return position if self.open_block is None else f"{position}-{self.open_block.encode()}"
+        block = "" if self.open_block is None else f"-{self.open_block.encode()}"
+        return f"{self.position}{block}"
 
 
 def resumed_at(headers: Mapping[str, str]) -> EventId | None:

@@ -86,4 +86,5 @@ def _results(asked: Sequence[asyncio.Future[T]]) -> list[T]:
 
 
 def _most_telling(errors: Sequence[MeshError]) -> MeshError:
-    return min(errors, key=lambda error: isinstance(error, NotFound))
+    # One that has it under other numbers says more than those that have nothing.
+    return min(errors, key=lambda error: (isinstance(error, NotFound), error.field != "numbering"))

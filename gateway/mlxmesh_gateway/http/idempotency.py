@@ -34,6 +34,11 @@ class Position:
     numbering: int = 0
     """Of the last message of which it has an event; 0 for unknown."""
 
+    @property
+    def numbered_sequence(self) -> int:
+        """The last message of which it has an event."""
+        return self.sequence + bool(self.events)
+
     def __str__(self) -> str:
         events = f".{self.events}" if self.events else ""
         numbering = f"@{self.numbering:x}" if self.numbering else ""

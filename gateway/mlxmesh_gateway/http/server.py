@@ -147,6 +147,7 @@ class _LazyServer:
             return
         while not (self._uvicorn.started or self._task.done()):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.01)
+        await shared_port.until_none_waits(self._socket)
         for server in self._uvicorn.servers:
             server.close()  # now, while nobody waits
         self._uvicorn.should_exit = True  # it goes on with its requests

@@ -58,7 +58,7 @@ async def stream(
                 request_id=generation.request_id,
                 after_sequence=0 if shape.replays else position.sequence,
                 numbering=position.numbering,
-                numbered_sequence=position.sequence,
+                numbered_sequence=position.numbered_sequence,
                 generation=generation,
             )
             await exchange.calls.stream(ATTACH, request, events.write_attached)

@@ -172,7 +172,7 @@ def attached_digest(message: AttachGenerationRequest) -> bytes | None:
 
 def attached_position(message: AttachGenerationRequest) -> ReadUpTo | None:
     """None when the caller did not say who numbered its messages."""
-    sequence = message.numbered_sequence or message.after_sequence
+    sequence = max(message.numbered_sequence, message.after_sequence)
     return ReadUpTo(sequence, message.numbering) if message.numbering else None
 
 

@@ -92,6 +92,7 @@ def get_response(snapshot: Snapshot) -> GetGenerationResponse:
     if snapshot.error is not None:
         response.failure.CopyFrom(to_failure(snapshot.error))
     response.numbering, response.takeover = snapshot.numbering, snapshot.takeover
+    response.last_sequence = snapshot.last_sequence
     return response
 
 

@@ -477,6 +477,16 @@ async def test_a_stream_with_blocks_resumes_after_any_of_its_events() -> None:
             assert rest == whole[number:]
 
 
+async def test_a_numbering_is_of_the_message_that_the_last_event_is_of() -> None:
+    door = calling()
+    async with served(door, keep_alive_s=10) as url:
+        for last in ("3@1f0c", "2.1@1f0c"):
+            await events_of(url, idempotency_key="k", last_event_id=last)
+            attach = door.requests[-1]
+            assert isinstance(attach, g.AttachGenerationRequest)
+            assert (attach.numbering, attach.numbered_sequence) == (0x1F0C, 3)
+
+
 async def test_the_client_parses_what_a_schema_demands() -> None:
     class Answer(pydantic.BaseModel):
         number: int

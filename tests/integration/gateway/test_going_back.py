@@ -49,6 +49,7 @@ class Instances:
         self.links: list[Proxy] = []
         self.stubs: list[GenerationServiceStub] = []
         """Past the links."""
+        self.registered: list[Instance] = []
         self._stack, self._stand = stack, stand
 
     async def start(self, folder: Path, count: int = 2) -> None:
@@ -67,9 +68,9 @@ class Instances:
                 open_channel(server.address, role="generation")
             )
             self.stubs.append(GenerationServiceStub(channel))
-            await registry.register(
-                Instance("generation", name, link.address, pid=1, metadata=metadata)
-            )
+            instance = Instance("generation", name, link.address, pid=1, metadata=metadata)
+            await registry.register(instance)
+            self.registered.append(instance)
 
     def pace(self, pace: Mapping[str, Any]) -> None:
         """Sets the pace of the engine."""
@@ -233,6 +234,12 @@ class Client:
         async with self._http.stream("GET", url) as response:
             return [event async for event in events_of(response.aiter_lines())]
 
+    async def refused(self, after: str) -> dict[str, Any]:
+        url = f"{self._url}/{new_response_id(KEY)}?stream=true&starting_after={after}"
+        response = await self._http.get(url)
+        assert response.status_code in (400, 404), response.text
+        return response.json()["error"]
+
 
 @pytest.mark.parametrize("moves", [1, 2])
 async def test_a_response_goes_on_after_a_number_alone(
@@ -258,10 +265,31 @@ async def test_a_response_goes_on_after_a_number_alone(
         assert text_of(had) + text_of(rest) == whole
 
 
+async def test_a_number_that_no_instance_gave_is_refused(
+    stand: Stand, instances: Instances
+) -> None:
+    async with httpx2.AsyncClient(timeout=60) as http:
+        client, other = [Client(http, await stand.http(await stand.gateway())) for _ in range(2)]
+        had = await moved_response(instances, client, new_response_id(KEY), 1, read=20)
+        instances.pace(SLOW)  # so that the first instance gives as many numbers to other tokens
+        newest = await instances.holder(new_response_id(KEY))
+        instances.links[newest].black_hole()
+        instances.links[newest].reset()
+        await stand.registry.deregister(instances.registered[newest])
+        by_number = await other.refused(str(had[-1].number))
+        by_id = await other.refused(had[-1].id)
+    assert (by_number["param"], by_id["param"]) == ("starting_after", "numbering")
+    assert "send the event's id" in by_number["message"]
+    assert "from its beginning" in by_id["message"]
+
+
 async def moved_response(
-    instances: Instances, client: Client, response_id: str, moves: int
+    instances: Instances, client: Client, response_id: str, moves: int, *, read: int = 0
 ) -> list[Event]:
-    """The events of a response up to its last move, with every instance reachable again."""
+    """The events of a response up to its last move, with every instance reachable again.
+
+    read: so many more events.
+    """
     instances.pace(SLOW)
     async with client.created(**KEY) as events:
         had = [await anext(events) for _ in range(BEFORE)]
@@ -273,5 +301,6 @@ async def moved_response(
                 had.append(await anext(events))
             instances.links[places[-1]].heal()
             places.append(await instances.holder(response_id))
+        had += [await anext(events) for _ in range(read)]
     instances.pace(FAST)
     return had

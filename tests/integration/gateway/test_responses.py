@@ -343,6 +343,23 @@ async def test_a_new_reader_ends_the_stream_of_the_one_before(served: Served) ->
         assert (await all_events(second))[-1].type == "response.incomplete"
 
 
+async def test_a_stream_that_broke_off_resumes_after_its_last_event(served: Served) -> None:
+    async with served.client() as client:
+        response = await started(client)
+        first = await client.responses.retrieve(response.id, stream=True)
+        begun = [await anext(aiter(first)) for _ in range(4)]
+        second = await client.responses.retrieve(response.id, stream=True)
+        await anext(aiter(second))
+        *more, error = await all_events(first)
+        assert error.type == "error"
+        assert error.sequence_number == [*begun, *more][-1].sequence_number
+        rest = await client.responses.retrieve(
+            response.id, stream=True, starting_after=error.sequence_number
+        )
+        whole = [*begun, *more, *await all_events(rest)]
+        assert [event.sequence_number for event in whole] == [*range(len(whole))]
+
+
 async def test_a_response_is_cancelled(served: Served) -> None:
     async with served.client(0) as client, served.client(1) as other:
         response = await started(client)

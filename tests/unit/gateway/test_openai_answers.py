@@ -452,6 +452,9 @@ def test_positions_in_a_stream() -> None:
     assert position_of({**key, "last-event-id": "17.2@ffffffff"}) == Position(17, 2, 2**32 - 1)
     for event_id in ("17", "17.2", "17@1f0c", "17.2@ffffffff"):
         assert str(position_of({**key, "last-event-id": event_id})) == event_id
+    # A numbering is of the message that an event is of, in full or in part.
+    assert Position(17, 0, 0x1F0C).numbered_sequence == 17
+    assert Position(17, 2, 0x1F0C).numbered_sequence == 18
 
 
 @pytest.mark.parametrize(

@@ -139,10 +139,16 @@ def test_a_failure_before_the_start_is_a_whole_stream() -> None:
 def test_a_stream_that_breaks_off_says_why() -> None:
     events = ResponseEvents(FACTS)
     events.started(1.0)
+    last = events.last_sequence
     event = events.broken(ReaderReplaced("another reader took over"))
     assert event.name == "error"
     assert typed(event).code == "reader_replaced"
-    assert event.sequence == 2
+    assert event.sequence == typed(event).sequence_number == last == events.last_sequence
+
+
+@pytest.mark.parametrize(("after", "number"), [(-1, 0), (0, 0), (17, 17)])
+def test_who_resumed_a_stream_that_breaks_off_has_what_it_had(after: int, number: int) -> None:
+    assert ResponseEvents(FACTS).broken(ReaderReplaced("taken over"), after).sequence == number
 
 
 def test_what_has_come_so_far() -> None:

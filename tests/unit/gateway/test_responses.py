@@ -500,9 +500,10 @@ def test_an_idempotency_key_always_gives_the_same_id() -> None:
 
 
 def test_where_a_stream_is_resumed() -> None:
-    assert ids.after_event({}, {}) == (-1, 0, 0)
-    assert ids.after_event({"last-event-id": "7"}, {}) == (7, 0, 0)
-    assert ids.after_event({"last-event-id": "7"}, {"starting_after": "3"}) == (3, 0, 0)
+    assert ids.after_event({}, {}) == ids.EventPosition(-1, 0, 0)
+    assert ids.after_event({"last-event-id": "7"}, {}) == ids.EventPosition(7)
+    both = ids.after_event({"last-event-id": "7"}, {"starting_after": "3"})
+    assert both == ids.EventPosition(3)
     for position in (ids.EventPosition(7), ids.EventPosition(7, 5, 0x1F0C)):
         assert ids.after_event({"last-event-id": str(position)}, {}) == position
         assert ids.after_event({}, {"starting_after": str(position)}) == position

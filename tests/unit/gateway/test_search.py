@@ -81,6 +81,15 @@ async def test_not_found_when_all_said_so() -> None:
         await search(Asked(first=NOT_FOUND, b=NOT_FOUND), "b")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+async def test_of_those_without_it_one_that_has_it_under_other_numbers_is_heard(order: int) -> None:
+    renumbered = GenerationNotFound("renumbered", field="numbering")
+    errors = [GenerationNotFound("unknown here", field="request_id"), renumbered][::order]
+    with pytest.raises(NotFound) as caught:
+        await search(Asked(first=errors[0], b=errors[1]), "b")
+    assert caught.value is renumbered
+
+
 async def test_the_only_instance_may_take_its_time() -> None:
     async def ask(_: str) -> int:
         await asyncio.sleep(0.03)

@@ -403,6 +403,8 @@ def test_a_request_to_attach_says_who_numbered_what_was_received() -> None:
     assert convert.attached_position(attach) == (5, 2**32 - 1)
     attach.numbered_sequence = 9  # of a caller that reads again from message 5 on
     assert convert.attached_position(attach) == (9, 2**32 - 1)
+    attach.numbered_sequence = 4  # too small
+    assert convert.attached_position(attach) == (5, 2**32 - 1)
 
 
 @pytest.mark.parametrize(("said", "known"), [(0, 1), (1, 1), (7, 7)])

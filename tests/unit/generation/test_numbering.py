@@ -120,6 +120,20 @@ async def test_wherever_a_reader_is_accepted_no_token_is_lost(
             assert reader.tokens[:count] + rest == list(range(TOKENS))
 
 
+@pytest.mark.parametrize(
+    ("numbering", "sequence", "known"),
+    [(9, 6, True), (9, 5, False), (9, 7, False), (8, 3, False), (5, 7, True)],
+)
+def test_an_instance_knows_what_was_received_before_the_stream_came_back(
+    numbering: int, sequence: int, known: bool
+) -> None:
+    own = Numbering(own=5)
+    own.accept(())
+    own.accept([(8, 3), (9, 6)])
+    assert own.has(numbering, sequence) == known
+    assert own.of(6) == 5
+
+
 def test_the_numbers_of_an_instance_are_its_own() -> None:
     numbering = Numbering()
     own = numbering.of(1)

@@ -48,11 +48,17 @@ async def test_a_reader_that_comes_again_gets_the_same() -> None:
     assert await read(transcript, 3) == []
 
 
-async def test_beyond_the_last_message_is_an_error() -> None:
+async def test_beyond_the_last_message_that_was_read_is_an_error() -> None:
     transcript = Transcript(filled("a"), keeps=True)
+    for after in (1, 2, 3):  # numbers that a reader has from another instance
+        with pytest.raises(InvalidArgument) as caught:
+            await read(transcript, after)
+        assert caught.value.field == "after_sequence"
+    events = await read(transcript)
+    assert [number for number, _ in events] == [1, 2]
+    assert await read(transcript, 1) == events[1:]
     with pytest.raises(InvalidArgument):
         await read(transcript, 3)
-    assert len(await read(transcript, 1)) == 1
 
 
 async def test_without_keeping_what_was_read_is_gone() -> None:

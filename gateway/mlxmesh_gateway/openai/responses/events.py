@@ -155,11 +155,16 @@ class ResponseEvents:
         events.append(self._of_response("response.failed"))
         return events
 
-    def broken(self, error: MeshError) -> Event:
-        """The stream breaks off here, while the generation may go on."""
-        body = {"code": error.reason.lower(), "message": error.message, "param": None}
-        (event,) = self._numbered([("error", body)])
-        return event
+    def broken(self, error: MeshError, after: int = -1) -> Event:
+        """The stream breaks off here, while the generation may go on.
+
+        It has the number of the last event that the client has, so that it resumes after that;
+        after: the number of the last one that it had before.
+        """
+        number = max(after, self.last_sequence, 0)
+        named = {"type": "error", "sequence_number": number}
+        told = {"code": error.reason.lower(), "message": error.message, "param": None}
+        return Event(number, "error", encode({**named, **told}))
 
     def _count(self, cls: type[Item]) -> int:
         return sum(type(item) is cls for item in self._items)

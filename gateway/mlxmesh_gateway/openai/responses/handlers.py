@@ -17,7 +17,7 @@ from mlxmesh_gateway.openai.responses.ids import EventPosition, after_event, new
 from mlxmesh_gateway.openai.responses.input import Messages
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
 from mlxmesh_gateway.openai.responses.plan import new_facts, planned
-from mlxmesh_gateway.openai.responses.retained_handlers import attached, find, numbering_of
+from mlxmesh_gateway.openai.responses.retained_handlers import attached, find, locate
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest
 from mlxmesh_gateway.openai.responses.stream import Stream, write_events
 from mlxmesh_gateway.openai.responses.tools.convert_replay import replayed
@@ -137,18 +137,18 @@ async def _stream(exchange: Exchange, planned: _Planned, readers: BackgroundRead
     # Another generation than the one that the client has the beginning of would be another text.
     resumes = position.event >= 0
     if resumes:
-        stream, read = await _attached(exchange, planned, position), convert.attached_message
+        position = await locate(exchange, planned.facts.id, position)
+        stream, read = _attached(exchange, planned, position), convert.attached_message
     else:
         stream, read = _new_stream(exchange, planned, readers), pb.GenerateResponse.FromString
-    await write_events(exchange, events, stream=stream, read=read, why=why, after=position.event)
+    await write_events(exchange, events, stream=stream, read=read, why=why, after=position)
 
 
-async def _attached(exchange: Exchange, planned: _Planned, position: EventPosition) -> Stream:
-    numbering = position.numbering or await numbering_of(exchange, planned.facts.id)
+def _attached(exchange: Exchange, planned: _Planned, position: EventPosition) -> Stream:
     request = pb.AttachGenerationRequest(
         request_id=planned.facts.id,
         generation=planned.request,
-        numbering=numbering,
+        numbering=position.numbering,
         numbered_sequence=position.message,
     )
     return attached(exchange, planned.facts, request)

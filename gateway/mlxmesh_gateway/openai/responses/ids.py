@@ -75,6 +75,8 @@ class EventPosition(NamedTuple):
     message: int = 0
     numbering: int = 0
     """Of the message; 0 for unknown, as is the message then."""
+    last_numbered: int = 0
+    """Of a number alone: no later message can have made the event; 0 for unknown."""
 
     def __str__(self) -> str:
         message = f".{self.message}@{self.numbering:x}" if self.numbering else ""

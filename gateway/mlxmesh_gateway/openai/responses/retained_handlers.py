@@ -100,10 +100,7 @@ async def get_response(exchange: Exchange) -> None:
                 field="stream",
             )
         position = after_event(exchange.headers, query)
-        if not position.numbering:
-            # A number alone is one of the instance that the stream moved to last.
-            position = position._replace(numbering=snapshot.numbering)
-        await _stream(exchange, facts, position)
+        await _stream(exchange, facts, _located(position, snapshot))
         return
     if "starting_after" in query:
         raise InvalidArgument("starting_after needs stream=true", field="starting_after")
@@ -156,10 +153,17 @@ async def list_input_items(exchange: Exchange) -> None:
     await exchange.respond(200, _page(items, query_of(exchange.query)))
 
 
-async def numbering_of(exchange: Exchange, request_id: str) -> int:
-    """Of the instance that a stream moved to last; 0 if there is none."""
-    found = await _get(exchange.calls.unmetered(), request_id)
-    return 0 if found is None else found.numbering
+async def locate(exchange: Exchange, request_id: str, position: EventPosition) -> EventPosition:
+    """With a number alone, it is one of the instance that the stream moved to last."""
+    calls = exchange.calls.unmetered()
+    newest = None if position.numbering else await _get(calls, request_id)
+    return position if newest is None else _located(position, newest)
+
+
+def _located(position: EventPosition, newest: pb.GetGenerationResponse) -> EventPosition:
+    if position.numbering:
+        return position
+    return position._replace(numbering=newest.numbering, last_numbered=newest.last_sequence)
 
 
 async def _stream(exchange: Exchange, facts: ResponseFacts, position: EventPosition) -> None:
@@ -177,7 +181,7 @@ async def _stream(exchange: Exchange, facts: ResponseFacts, position: EventPosit
         stream=attached(exchange, facts, request),
         read=convert.attached_message,
         why=why,
-        after=position.event,
+        after=position,
     )
 
 
@@ -190,7 +194,9 @@ def attached(
         calls = exchange.calls.lasting() if facts.background else exchange.calls
         try:
             await calls.stream(ATTACH, request, write)
-        except NotFound:
+        except NotFound as error:
+            if error.field == "numbering":
+                raise
             raise _unknown() from None
 
     return stream

@@ -20,17 +20,29 @@ Why = Callable[[MeshError], Awaitable[MeshError | None]]
 
 
 async def write_events(
-    exchange: Exchange, events: ResponseEvents, *, stream: Stream, read: Read, why: Why, after: int
+    exchange: Exchange,
+    events: ResponseEvents,
+    *,
+    stream: Stream,
+    read: Read,
+    why: Why,
+    after: EventPosition,
 ) -> None:
-    """Writes the events after number `after`; -1 for all.
+    """Writes the events after one of them.
 
     Raises: MeshError before anything was written.
     """
 
     async def write(encoded: bytes) -> None:
         message = read(encoded)
+        if 0 < after.last_numbered < message.sequence and events.last_sequence < after.event:
+            raise InvalidArgument(
+                f"starting_after: event {after.event} is of an instance that does not answer; send"
+                " the event's id, such as 17.12@1f0c, or retrieve the response from its beginning",
+                field="starting_after",
+            )
         for event in convert.feed(events, message):
-            if event.sequence > after:
+            if event.sequence > after.event:
                 position = EventPosition(event.sequence, message.sequence, message.numbering)
                 await write_event(exchange, event, str(position))
 
@@ -38,10 +50,10 @@ async def write_events(
     try:
         await stream(write)
     except MeshError as error:
-        if not exchange.started and events.last_sequence < 0:
+        if not exchange.started and (events.last_sequence < 0 or error.field == "starting_after"):
             raise
-        await _write_failure(exchange, events, error, why, after)
-    if after > events.last_sequence and not exchange.started:
+        await _write_failure(exchange, events, error, why, after.event)
+    if after.event > events.last_sequence and not exchange.started:
         raise InvalidArgument(
             f"starting_after: the last event has number {events.last_sequence}",
             field="starting_after",
@@ -56,10 +68,13 @@ async def _write_failure(
     if events.last_sequence >= 0:
         with contextlib.suppress(MeshError):  # the stream breaks off either way
             cause = await why(error)
-    last = [events.broken(error)] if cause is None else events.failed(cause)
-    for event in last:
-        # One that breaks off is told to whoever reads it; it is no part of what is replayed.
-        if cause is None or event.sequence > after:
+    if cause is None:
+        # Told to whoever reads it, it is no part of what is replayed, so it has no id.
+        broken = events.broken(error, after)
+        await exchange.event(broken.data, event=broken.name)
+        return
+    for event in events.failed(cause):
+        if event.sequence > after:
             await write_event(exchange, event)
 
 

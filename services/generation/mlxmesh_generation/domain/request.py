@@ -456,3 +456,5 @@ class Snapshot:
     """Of the messages that follow."""
     takeover: int = 0
     """Which request to resume the stream brought it here; 0 if it began here."""
+    last_sequence: int = 0
+    """The number of the last message that has one."""

@@ -112,6 +112,7 @@ class Generations:
             # A stream that went on elsewhere meanwhile has other messages by the same numbers.
             if entry.retained and not transcript.failed and transcript.was_read_by(resumed):
                 entry.takeover = resumed.takeover
+                transcript.numbering.accept(resumed.numberings)
                 return transcript
             entry.release()
         return await self._start(request, resumed, received_s, timeout_s)
@@ -137,8 +138,8 @@ class Generations:
             raise _exists()
         if reader and not entry.transcript.numbering.has(reader.numbering, reader.sequence):
             raise GenerationNotFound(
-                "the messages of this generation have other numbers here: it was moved to or from"
-                " another instance",
+                "the last message that was received has its number from an instance that does not"
+                " answer, or no longer has the generation; read it again from its beginning",
                 field="numbering",
             )
         return entry.transcript
@@ -155,6 +156,7 @@ class Generations:
             transcript.error,
             numbering=transcript.numbering.own,
             takeover=entry.takeover,
+            last_sequence=transcript.last_sequence,
         )
 
     def cancel(self, key: GenerationKey, *, forget: bool = False) -> None:

@@ -22,6 +22,7 @@ class Numbering:
         own: the id of the numbers given here; chosen by default.
         """
         self._earlier = earlier
+        self._accepted: set[tuple[int, int]] = set()
         self.own = own or 1 + secrets.randbelow(_MAX)
         """The id of the numbers given here."""
 
@@ -29,6 +30,11 @@ class Numbering:
         """The id of who numbered a message."""
         return next((id_ for id_, last in self._earlier if sequence <= last), self.own)
 
+    def accept(self, received: Sequence[tuple[int, int]]) -> None:
+        """The stream came back here, after the same text: by these numbers, as `earlier`."""
+        self._accepted.update(received[-1:])
+
     def has(self, numbering: int, sequence: int) -> bool:
         """Whether a reader that has received this message can go on here."""
-        return numbering in (self.own, self.of(sequence))
+        is_own = numbering in (self.own, self.of(sequence))
+        return is_own or (numbering, sequence) in self._accepted

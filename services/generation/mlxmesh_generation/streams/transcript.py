@@ -66,6 +66,11 @@ class Transcript:
         self._reader: object | None = None
 
     @property
+    def last_sequence(self) -> int:
+        """The number of the last message that has one."""
+        return self._last
+
+    @property
     def ended(self) -> bool:
         """Whether the generation has ended; its last messages may still be unread."""
         return self._events.ended
@@ -138,11 +143,11 @@ class Transcript:
         return size_bytes(oldest)
 
     def _check_known(self, after_sequence: int) -> None:
-        while self._last < after_sequence and self._find(self._last) is not None:
-            pass  # unread events get their numbers here
+        # Nobody has received what has no number yet: the reader's number is of another instance.
         if after_sequence > self._last:
             raise InvalidArgument(
-                f"after_sequence: the last message there is has number {self._last}",
+                f"after_sequence: the last message that was read here has number {self._last}; the"
+                " numbering of the last message tells which instance has the stream",
                 field="after_sequence",
             )
         self._check_kept(after_sequence)
