@@ -105,6 +105,11 @@ class GroupRanks:
             self._placed.set()
         except MeshError as error:
             self._lose(error)
+        except Exception as error:  # noqa: BLE001 - logged
+            # Nothing else ends a start whose ranks are not placed.
+            _log.exception("engine %s: its ranks cannot be placed", self._spec.engine_id)
+            message = f"placing its ranks failed with {type(error).__name__}; see the runtime's log"
+            self._lose(EngineLost(message))
 
     async def _place(
         self, rank: int, leader: str, placement: Placement, runtimes: Runtimes

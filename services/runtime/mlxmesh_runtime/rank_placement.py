@@ -13,7 +13,7 @@ PPM = 10**6
 # measurement change a round trip by as much, so within a class the memory decides.
 _CLASS_FACTOR = 2.0
 _CLASS_MS = 1.0
-# Up to this ratio, ranks get equal shares.
+# Up to this ratio, ranks get equal shares if these fit.
 _EQUAL_RATIO = 1.25
 # Of an equal part: with room for less, a runtime is asked last.
 _LEAST_PART = 0.25
@@ -63,8 +63,8 @@ class Placement:
         self._candidates = {each.runtime_id: each for each in candidates}
         self.refusals: dict[str, str] = {}
         """Why runtimes are not asked again."""
-        part_bytes = max(0, needed_bytes - ENGINE_OVERHEAD_BYTES)
-        least_bytes = round(_LEAST_PART * part_bytes) if by_memory else part_bytes
+        self._part_bytes = max(0, needed_bytes - ENGINE_OVERHEAD_BYTES)
+        least_bytes = round(_LEAST_PART * self._part_bytes) if by_memory else self._part_bytes
         self._least_bytes = ENGINE_OVERHEAD_BYTES + least_bytes
         if own := self._candidates.get(own_id):
             # What it has left already lacks what rank 0 is going to need.
@@ -113,15 +113,15 @@ class Placement:
         rooms = [
             self._available_bytes[each] // places[each] - ENGINE_OVERHEAD_BYTES for each in chosen
         ]
-        return second_share_ppm(self._left_ppm, rooms)
+        return second_share_ppm(self._left_ppm, rooms, part_bytes=self._part_bytes)
 
 
-def second_share_ppm(total_ppm: int, rooms: Sequence[int]) -> int:
+def second_share_ppm(total_ppm: int, rooms: Sequence[int], *, part_bytes: int = 0) -> int:
     """What the second of these gets of a total: in proportion to its bytes, or an equal part where
-    all have about the same.
+    all have about the same, and at least part_bytes.
     """
     some = [max(1, room) for room in rooms]
-    if max(some) <= _EQUAL_RATIO * min(some):
+    if min(some) >= part_bytes and max(some) <= _EQUAL_RATIO * min(some):
         return total_ppm // len(some)
     return max(1, total_ppm * some[1] // sum(some))
 
@@ -146,12 +146,16 @@ def ordered(
 
 
 def link_classes(candidates: Iterable[Candidate]) -> dict[str, int]:
-    """Of each, how fast its link is; 0 is the fastest class. Links of one class count as equal."""
+    """Of each, how fast its link is; 0 is the fastest class. Links of one class count as equal.
+
+    The runtime of rank 0 has no link: a class that begins with it has the limit of its fastest one.
+    """
     classes: dict[str, int] = {}
-    number, limit_ms = -1, -1.0
+    number, fastest_ms, limit_ms = -1, 0.0, -1.0
     for each in sorted(candidates, key=lambda each: each.round_trip_ms):
-        if each.round_trip_ms > limit_ms:
-            number += 1
+        new = each.round_trip_ms > limit_ms
+        number += new
+        if new or not fastest_ms:
             fastest_ms = each.round_trip_ms
             limit_ms = max(_CLASS_FACTOR * fastest_ms, fastest_ms + _CLASS_MS)
         classes[each.runtime_id] = number

@@ -192,6 +192,20 @@ async def test_who_does_not_belong_to_the_group_is_refused(
         await anext(Rig().leadership.serve(joining(message)))
 
 
+async def test_a_rank_that_others_cannot_reach_is_refused() -> None:
+    stream = Rig().leadership.serve(joining(Joined(1, 2, "127.0.0.1:1", "127.0.0.1:2")))
+    with pytest.raises(IllegalState, match=r"rank 1 listens on 127\.0\.0\.1:1.* group_listen"):
+        await asyncio.wait_for(anext(stream), 30)
+
+
+async def test_ranks_of_one_host_may_all_listen_on_loopback() -> None:
+    peers = GroupPeers(0, 2, start_silence_s=30, end=lambda error: None)
+    leadership = Leadership(Joined(0, 2, "localhost:1", "localhost:2"), peers, lambda: None)
+    stream = leadership.serve(joining(Joined(1, 2, "127.0.0.1:1", "127.0.0.1:2")))
+    assert isinstance(await anext(stream), Started)
+    await stream.aclose()
+
+
 async def test_a_rank_that_fails_ends_the_group_with_its_reason() -> None:
     rig = Rig()
     failure = EngineFailed("no memory")
@@ -244,7 +258,19 @@ async def test_a_rank_that_is_silent_for_too_long_ends_the_start() -> None:
     assert "rank 1 was silent for 31.0 s" in rig.ends[0].message
 
 
-@pytest.mark.parametrize("seconds", [0.9, 3601])
-def test_limits_that_are_out_of_range_are_refused(tmp_path: Path, seconds: float) -> None:
-    with pytest.raises(ValidationError, match="group_start_silence_s"):
-        settings(tmp_path, group_start_silence_s=seconds)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("group_start_silence_s", 0.9),
+        ("group_start_silence_s", 3601),
+        ("group_silence_s", 0.4),
+        ("group_silence_s", 601),
+        ("group_share_ppm", -1),
+        ("group_share_ppm", 10**6),
+    ],
+)
+def test_settings_that_are_out_of_range_are_refused(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    with pytest.raises(ValidationError, match=name):
+        settings(tmp_path, **{name: value})

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_engine.groups.layer_shares import PPM, Layer, are_equal, divide_layers
+from mlxmesh_engine.groups.layer_shares import (
+    PPM,
+    Layer,
+    are_equal,
+    divide_layers,
+    shares_of_all,
+)
+from mlxmesh_shared.errors import InvalidArgument
 
 
 def layers(kinds: str, size_bytes: int = 10) -> list[Layer]:
@@ -52,6 +59,24 @@ def test_each_rank_has_consecutive_layers_of_all_kinds(
         own = model[at : at + count]
         assert {each.kind for each in own} == {each.kind for each in model}
         at += count
+
+
+@pytest.mark.parametrize(
+    ("others", "shares"),
+    [
+        ([250_000], [750_000, 250_000]),
+        ([999_998, 1], [1, 999_998, 1]),
+        ([600_000, 0], [333_333] * 3),
+    ],
+)
+def test_rank_0_has_what_the_others_leave(others: list[int], shares: list[int]) -> None:
+    assert shares_of_all(others) == shares
+
+
+def test_shares_that_leave_nothing_for_rank_0_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="leave nothing") as refusal:
+        shares_of_all([999_999, 1])
+    assert refusal.value.field == "group_share_ppm"
 
 
 def test_rounded_shares_are_equal() -> None:

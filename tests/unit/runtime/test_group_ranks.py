@@ -115,6 +115,18 @@ async def test_who_does_not_answer_is_named() -> None:
     await ranks.close()
 
 
+async def test_an_unexpected_error_ends_the_start() -> None:
+    class Broken(Runtimes):
+        async def candidates(self) -> list[Candidate]:
+            raise OSError("the disk broke")
+
+    ranks = GroupRanks(spec(2), Broken())
+    ranks.start(leader())
+    error = await asyncio.wait_for(ranks.wait_lost(), 30)
+    assert "OSError" in error.message
+    await ranks.close()
+
+
 async def test_a_runtime_that_says_nothing_of_the_fetch_is_given_up() -> None:
     class Silent(Runtimes):
         async def hold(

@@ -51,7 +51,10 @@ def test_a_link_that_was_not_measured_in_time_comes_last() -> None:
 @pytest.mark.parametrize(
     ("round_trips_ms", "classes"),
     [
-        ([0.0, 0.2, 0.9, 1.2], [0, 0, 0, 1]),
+        ([0.0, 0.2, 0.9, 1.3], [0, 0, 0, 1]),
+        # The host of rank 0 is no link: they are compared with the fastest one.
+        ([0.0, 0.9, 1.1, 2.0], [0, 0, 0, 1]),
+        ([0.0, 5.0, 9.9, 10.1], [0, 1, 1, 2]),
         ([5.0, 9.9, 10.1], [0, 0, 1]),
         ([0.3, math.inf, math.inf], [0, 1, 1]),
     ],
@@ -96,6 +99,20 @@ def test_layers_are_shared_by_memory() -> None:
 def test_hosts_of_about_the_same_memory_get_equal_shares() -> None:
     assert shares([host("own", 10), host("a", 12)], 2) == [("a", 500_000)]
     assert shares([host("own", 10), host("a", 13)], 2) == [("a", 565_217)]
+
+
+def test_hosts_of_about_the_same_memory_share_by_it_where_an_equal_part_does_not_fit() -> None:
+    part_bytes = 10 * GIB
+    placement = Placement(
+        # What rank 0 needs is reserved.
+        [Candidate("own", 1 * GIB), host("a", 9)],
+        own_id="own",
+        size=2,
+        needed_bytes=part_bytes + ENGINE_OVERHEAD_BYTES,
+        by_memory=True,
+    )
+    assert (proposal := placement.propose()) is not None
+    assert proposal.share_ppm == 450_000
 
 
 def test_ranks_of_one_host_share_its_memory() -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from mlxmesh_engine.groups.layer_shares import PPM
+from mlxmesh_engine.groups.layer_shares import shares_of_all
 from mlxmesh_engine.groups.ring import Ring, all_gather
 from mlxmesh_shared.errors import InvalidArgument
 
@@ -44,14 +44,7 @@ def agreed_shares(ring: Ring, own_ppm: int) -> list[int]:
 
     own_ppm: of this rank; 0 for an equal one. Raises: InvalidArgument, on every rank.
     """
-    others = [share for [share] in _gathered(ring, [own_ppm])[1:]]
-    if 0 in others:
-        return [PPM // (len(others) + 1)] * (len(others) + 1)
-    if sum(others) >= PPM:
-        raise InvalidArgument(
-            "the shares of the ranks above 0 leave nothing for rank 0", field="group_share_ppm"
-        )
-    return [PPM - sum(others), *others]
+    return shares_of_all([share for [share] in _gathered(ring, [own_ppm])[1:]])
 
 
 def _gathered(ring: Ring, words: list[int]) -> list[list[int]]:

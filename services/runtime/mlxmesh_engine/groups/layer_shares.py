@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlxmesh_shared.errors import InvalidArgument
+
 PPM = 10**6
 # Shares that differ by less are equal: they were rounded.
 _ROUNDING_PPM = 100
@@ -15,6 +17,20 @@ class Layer:
     size_bytes: int
     kind: str
     """Of its cache. Each rank needs layers of all kinds."""
+
+
+def shares_of_all(others: Sequence[int]) -> list[int]:
+    """By rank; rank 0 has what the others leave. All are equal if one of the others is 0.
+
+    Raises: InvalidArgument if the others leave nothing.
+    """
+    if 0 in others:
+        return [PPM // (len(others) + 1)] * (len(others) + 1)
+    if sum(others) >= PPM:
+        raise InvalidArgument(
+            "the shares of the ranks above 0 leave nothing for rank 0", field="group_share_ppm"
+        )
+    return [PPM - sum(others), *others]
 
 
 def are_equal(shares: Sequence[int]) -> bool:

@@ -18,6 +18,7 @@ from mlxmesh_engine.groups.messages import (
 from mlxmesh_engine.groups.operations import Operation
 from mlxmesh_engine.groups.peers import GroupPeers
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.host.host_port import is_loopback, split_host_port
 
 _STOP_TIMEOUT_S = 3.0
 
@@ -58,6 +59,7 @@ class Leadership:
 
     def __init__(self, own: Joined, peers: GroupPeers, leave: Callable[[], None]) -> None:
         """own: where rank 0 listens. leave: called when another rank was asked to stop."""
+        self._own = own
         self._size = own.size
         self._peers = peers
         self._leave = leave
@@ -124,6 +126,12 @@ class Leadership:
             )
         if member.rank in self._members:
             raise IllegalState(f"rank {member.rank} has joined already")
+        if _on_loopback(member) and not _on_loopback(self._own):
+            raise IllegalState(
+                f"rank {member.rank} listens on {member.address}, which only its own host reaches: "
+                "set [engine] group_listen in mlxmesh.toml of that host to an address that the "
+                "others reach, and restart its runtime; docs/groups.md has the details"
+            )
         self._members[member.rank] = member
         outbox = self._outboxes[member.rank] = _Outbox()
         _log.info("rank %d joined from %s", member.rank, member.address)
@@ -156,3 +164,8 @@ class Leadership:
     def _tell_all(self, *messages: Serving | Stopped | Operation) -> None:
         for outbox in self._outboxes.values():
             outbox.put(*messages)
+
+
+def _on_loopback(member: Joined) -> bool:
+    host, _ = split_host_port(member.address)
+    return is_loopback(host)
