@@ -247,7 +247,7 @@ def load(
 
     A host that lacks the model's files fetches them from the mesh first.
     Replicas that were loaded with other settings are replaced, one after another.
-    Later loads keep --group and --group-split, unless they name them or a profile.
+    Later loads keep --group and --group-split unless they set others or name a profile.
     """
 
     async def work() -> tuple[str, ModelVersion]:
