@@ -54,12 +54,10 @@ class SseReader:
             self._attached += 1
             await asyncio.sleep(ATTACH_PAUSE_S)
             gateway = self._gateways[self._attached % len(self._gateways)]
-            status = await self._read(self.rest(gateway, self._last_id))
+            # Without an event the request may not have reached generation: it is made again.
+            stream = self.rest(gateway, self._ids[-1]) if self._ids else self.first(gateway)
+            status = await self._read(stream)
         self._status, self._ended_s = status, time.monotonic()
-
-    @property
-    def _last_id(self) -> str:
-        return self._ids[-1] if self._ids else "0"
 
     def first(self, gateway: str) -> AsyncIterator[Event]:
         """Asks for the answer."""
@@ -134,8 +132,8 @@ class ResponsesReader(SseReader):
     def rest(self, gateway: str, after: str) -> AsyncIterator[Event]:
         """As of SseReader."""
         number = after.partition(".")[0]  # as OpenAI's clients name it
-        query = f"?stream=true&starting_after={number}" if self._ids else "?stream=true"
-        return events(gateway, "GET", f"{RESPONSES}/{self._response_id}{query}")
+        query = f"stream=true&starting_after={number}"
+        return events(gateway, "GET", f"{RESPONSES}/{self._response_id}?{query}")
 
     def text_of(self, content: Mapping[str, Any]) -> str:
         """As of SseReader."""
