@@ -125,7 +125,7 @@ async def resuming(
                 "the stream ended before the generation did; try again"
             )
         except MeshError as lost:
-            if not _is_gateway_loss(lost):
+            if not is_gateway_loss(lost):
                 raise
             error = lost
         attempt, failures = attempt + 1, failures + 1
@@ -143,6 +143,6 @@ async def _until_closed(responses: AsyncGenerator[GenerateResponse]) -> None:
                 pass
 
 
-def _is_gateway_loss(error: MeshError) -> bool:
+def is_gateway_loss(error: MeshError) -> bool:
     """Whether the gateway is unreachable or draining; other errors come from behind it."""
     return type(error) is ServiceUnavailable or isinstance(error, Draining)

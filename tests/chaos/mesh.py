@@ -52,7 +52,7 @@ class Shape:
     gateways: int = 1
     models: tuple[str, ...] = ()
     tls: bool = False
-    """Between all processes, which then are the launcher's alone."""
+    """Between all processes."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(SIMULATED))
 
     def environment_of_all(self) -> dict[str, str]:
@@ -105,7 +105,8 @@ class ChaosMesh:
 
     async def add(self, service: str) -> Instance:
         """Starts one more instance and returns it once it is registered."""
-        process = await self._spawn(service, "--listen", "127.0.0.1:0")
+        tls = ("--tls-dir", str(self.data_dir / "tls")) if self._shape.tls else ()
+        process = await self._spawn(service, "--listen", "127.0.0.1:0", *tls)
         async with asyncio.timeout(START_TIMEOUT_S):
             while True:
                 for instance in await self.instances(service):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,13 +36,14 @@ async def events(
     *,
     body: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Event]:
     """The events of a response, to the end that its last chunk marks.
 
     Raises: StreamFailed; OSError when the connection is lost before that end.
     """
     host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=2**20)
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**20, ssl=tls)
     try:
         writer.write(_request(address, verb, path, body, headers or {}))
         status, chunked = await _head(reader)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -22,13 +23,21 @@ RESPONSES = "/v1/responses"
 class SseReader:
     """One streamed answer, and what is seen of it; goes on through further gateways."""
 
-    def __init__(self, gateways: Sequence[str], body: Mapping[str, Any], *, call_id: str) -> None:
+    def __init__(
+        self,
+        gateways: Sequence[str],
+        body: Mapping[str, Any],
+        *,
+        call_id: str,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """gateways: the HTTP addresses to ask, in turn; more than one lets it resume."""
         self.call_id = call_id
         self.tokens = 0
         """Events with text so far."""
         self._gateways = gateways
         self._body = body
+        self._tls = tls
         self._messages: list[Message] = []
         self._ending: Ending | None = None
         self._started_s = time.monotonic()
@@ -45,22 +54,23 @@ class SseReader:
             self._attached += 1
             await asyncio.sleep(ATTACH_PAUSE_S)
             gateway = self._gateways[self._attached % len(self._gateways)]
-            status = await self._read(self.rest(gateway, self._last_id))
+            # Without an event the request may not have reached generation: it is made again.
+            stream = self.rest(gateway, self._ids[-1]) if self._ids else self.first(gateway)
+            status = await self._read(stream)
         self._status, self._ended_s = status, time.monotonic()
-
-    @property
-    def _last_id(self) -> str:
-        return self._ids[-1] if self._ids else "0"
 
     def first(self, gateway: str) -> AsyncIterator[Event]:
         """Asks for the answer."""
         headers = {"idempotency-key": self.call_id}
-        return events(gateway, "POST", CHAT, body=self._body, headers=headers)
+        return self._events(gateway, headers)
 
     def rest(self, gateway: str, after: str) -> AsyncIterator[Event]:
         """Asks again for what comes after an event."""
         headers = {"idempotency-key": self.call_id, "last-event-id": after}
-        return events(gateway, "POST", CHAT, body=self._body, headers=headers)
+        return self._events(gateway, headers)
+
+    def _events(self, gateway: str, headers: Mapping[str, str]) -> AsyncIterator[Event]:
+        return events(gateway, "POST", CHAT, body=self._body, headers=headers, tls=self._tls)
 
     def text_of(self, content: Mapping[str, Any]) -> str:
         """The text that an event adds."""
@@ -122,8 +132,8 @@ class ResponsesReader(SseReader):
     def rest(self, gateway: str, after: str) -> AsyncIterator[Event]:
         """As of SseReader."""
         number = after.partition(".")[0]  # as OpenAI's clients name it
-        query = f"?stream=true&starting_after={number}" if self._ids else "?stream=true"
-        return events(gateway, "GET", f"{RESPONSES}/{self._response_id}{query}")
+        query = f"stream=true&starting_after={number}"
+        return events(gateway, "GET", f"{RESPONSES}/{self._response_id}?{query}")
 
     def text_of(self, content: Mapping[str, Any]) -> str:
         """As of SseReader."""

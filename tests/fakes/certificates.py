@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,14 @@ def source(tls_dir: Path, role: str) -> CertificateSource:
     seconds = count(step=10)
     files = CertificateFiles.of_role(tls_dir, role)
     return CertificateSource(files, clock=lambda: float(next(seconds)))
+
+
+def client_context(tls_dir: Path, role: str = "") -> ssl.SSLContext:
+    """What an HTTP client of a role connects with; without a role it presents no certificate."""
+    context = ssl.create_default_context(cafile=tls_dir / "ca.crt")
+    if role:
+        context.load_cert_chain(tls_dir / f"{role}.crt", tls_dir / f"{role}.key")
+    return context
 
 
 def expired(tls_dir: Path, role: str) -> CertificateFiles:

@@ -6,10 +6,12 @@
     .venv/bin/python -m tests.soak --judge build/soak.jsonl --picture build/soak.svg
 
 It starts a mesh with the bundled model on two engines, a small embedding model, two generation
-instances, and the jobs service. Callers chat, ask for structured output and several outputs,
-embed, submit jobs, cancel, read slowly and watch the console's live stream, by gRPC, the APIs of
-OpenAI, Anthropic and KServe, and Connect. Meanwhile engines, generation instances and workers are
-killed and frozen in turns, and halfway all processes are restarted, one after the other.
+instances, two gateways, and the jobs service. Callers chat, ask for structured output and several
+outputs, embed, submit jobs, cancel, read slowly and watch the console's live stream, by gRPC, the
+APIs of OpenAI, Anthropic and KServe, and Connect; --tls has all of it over TLS. Meanwhile gateways,
+engines, generation instances and workers are killed and frozen in turns, and halfway all processes
+are restarted, one after the other. A call that loses its gateway is resumed or repeated through
+the other one.
 
 Each process's memory, descriptors, threads, asyncio tasks and the callers' latencies go into a
 file of JSON lines. The slope of each figure is that of one process's life after its warm-up: the
@@ -35,6 +37,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxmesh_client import MeshClient
+from mlxmesh_shared.tls import CertificateFiles
 from tests.bench.picture import draw
 from tests.bench.results import show, write
 from tests.chaos.mesh import ChaosMesh, Shape, running
@@ -75,16 +78,21 @@ async def prepare(mesh: ChaosMesh, folder: Path) -> None:
 async def soak(args: argparse.Namespace) -> None:
     """Fills the file of samples."""
     seconds = 60 * args.minutes
-    shape = Shape(replicas=2, generations=2, environment=SMALL_STORES)
+    shape = Shape(replicas=2, generations=2, gateways=2, environment=SMALL_STORES, tls=args.tls)
     with tempfile.TemporaryDirectory(prefix="mlxmesh-soak-") as folder:
         async with running(shape) as mesh, contextlib.AsyncExitStack() as stack:
             await prepare(mesh, Path(folder))
-            (gateway,) = await mesh.instances("gateway")
+            tls_dir = mesh.data_dir / "tls" if args.tls else None
             load = MixedLoad(
-                mesh.address, gateway.metadata["http"], pause_s=args.pause, seed=args.seed
+                await mesh.instances("gateway"),
+                tls_dir=tls_dir,
+                pause_s=args.pause,
+                seed=args.seed,
             )
             faults = Faults(mesh, lambda fault: progress.print(f"  {fault}", highlight=False))
-            client = await stack.enter_async_context(MeshClient(mesh.address))
+            spared = await mesh.added("gateway")
+            tls = CertificateFiles.of_role(tls_dir, "admin") if tls_dir else None
+            client = await stack.enter_async_context(MeshClient(spared.address, tls=tls))
             await stack.enter_async_context(load)
             sampler = Sampler(
                 args.lines,
@@ -101,6 +109,7 @@ async def soak(args: argparse.Namespace) -> None:
                     task.cancel()
             for (kind, status), count in sorted(load.ends.items()):
                 progress.print(f"{kind}: {count} {status}", highlight=False)
+            progress.print(f"repeated or resumed: {dict(load.repeated)}", highlight=False)
 
 
 async def _wait(seconds: float) -> None:
@@ -123,6 +132,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--fault-every", type=float, default=120, help="seconds between faults; 0 for none"
     )
+    parser.add_argument("--tls", action="store_true", help="between all processes and callers")
     parser.add_argument("--seed", type=int, default=1, help="decides the pauses")
     parser.add_argument("--lines", type=Path, default=Path("build/soak.jsonl"), help="the samples")
     parser.add_argument("--judge", type=Path, help="run nothing: judge the samples of this file")

@@ -1,7 +1,8 @@
 """Faults while the load goes on; one instance of each kind is always left alone.
 
-The oldest engine and the generation instance that the launcher does not look after live from the
-start to the end (but for the rolling restart), so that their slopes are those of a long life.
+The oldest engine, and the generation instance and gateway that the launcher does not look after,
+live from the start to the end (the engine to the rolling restart), so that their slopes are those
+of a long life.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ class Faults:
         restart_s = loop.time() + restart_after_s
         kinds: list[Callable[[], Awaitable[None]]] = [
             lambda: self._kill("engine"),
+            lambda: self._kill("gateway"),
             lambda: self._freeze("engine"),
             lambda: self._kill("generation"),
+            lambda: self._freeze("gateway"),
             lambda: self._kill("worker"),
             lambda: self._freeze("generation"),
         ]
@@ -79,7 +82,7 @@ class Faults:
     async def _victim(self, service: str) -> Instance:
         """Raises: IndexError, StopIteration while there is none."""
         found = list(await self._mesh.instances(service))
-        if service == "generation":
+        if service in ("generation", "gateway"):
             spared = (await self._mesh.added(service)).instance_id
         elif service == "engine":
             found = [one for one in found if one.metadata.get("model") == "pocket"]

@@ -1,4 +1,8 @@
-"""A mixed load on every edge of a mesh, as of many different users, and how their calls went."""
+"""A mixed load on every edge of a mesh, as of many different users, and how their calls went.
+
+Each call has one gateway, and the others for when that is lost: streams of MeshClient and of
+OpenAI's API resume there, other calls are repeated there, with the same id where they have one.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,33 @@ import itertools
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import aiohttp
 
+from mlxmesh.job.v1.job_pb2 import JOB_STATE_COMPLETED, JobState
 from mlxmesh_client import MeshClient
+from mlxmesh_client.generations import is_gateway_loss
 from mlxmesh_client.request import generate_request
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.tls import CertificateFiles
 from tests.bench.samples import percentile
-from tests.chaos.clients import WORDS, status_of
+from tests.chaos.clients import ATTACH_PAUSE_S, WORDS, status_of
 from tests.chaos.history import OK
+from tests.chaos.scenarios.streams import http_of
+from tests.chaos.sse_clients import CHAT, SseReader
+from tests.fakes.certificates import client_context
 
 MODEL, ENCODER = "pocket", "soak-encoder"
 TIMEOUT_S = 60.0
 SLOW_READ_S, LIVE_S = 0.2, 30.0
+ATTEMPTS = 3
+RESUMED = ("chat", "cancelled", "slow reader")
+"""What MeshClient resumes by itself, so that it is not repeated here."""
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
@@ -31,32 +46,55 @@ SCHEMA = {
 TOPICS = ("mesh", "models", "events", "requests", "jobs", "system")
 
 
+def chat_body(number: int) -> dict[str, Any]:
+    """What OpenAI's and Anthropic's APIs are asked; every other answer is streamed."""
+    return {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": f"Hello {number}"}],
+        "max_tokens": 40,
+        "stream": number % 2 == 0,
+    }
+
+
 class Refused(Exception):
-    """An HTTP edge answered with an error status."""
+    """An HTTP edge answered with an error, or a job did not complete."""
+
+
+class Edge(NamedTuple):
+    """How a gateway is reached, with the others for when it is lost."""
+
+    mesh: MeshClient
+    https: Sequence[str]
+    """HTTP addresses, its own first."""
 
 
 class Call:
-    """One call under way: when it began, and when its first output came."""
+    """One call under way: through which gateway, when it began, and when its first output came."""
 
-    def __init__(self) -> None:
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
         self._began_s = time.monotonic()
         self.first_s: float | None = None
 
-    def output(self) -> None:
-        """Some output came."""
+    def output(self, at_s: float | None = None) -> None:
+        """Some output came, by default now."""
         if self.first_s is None:
-            self.first_s = time.monotonic() - self._began_s
+            self.first_s = (at_s or time.monotonic()) - self._began_s
 
 
 class MixedLoad:
     """Runs from entering to leaving the context; each kind of call goes on by itself."""
 
-    def __init__(self, address: str, http: str, *, pause_s: float, seed: int) -> None:
+    def __init__(
+        self, gateways: Sequence[Instance], *, tls_dir: Path | None, pause_s: float, seed: int
+    ) -> None:
         """pause_s: the mean time between two calls of a kind."""
         self.ends: Counter[tuple[str, str]] = Counter()
         """How many calls ended how, by kind and status."""
-        self._address = address
-        self._http = f"http://{http}"
+        self.repeated: Counter[str] = Counter()
+        """How often a call was repeated, or an event stream resumed, by kind."""
+        self._gateways = gateways
+        self._tls_dir = tls_dir
         self._pause_s = pause_s
         self._random = random.Random(seed)
         self._numbers = itertools.count()
@@ -64,9 +102,14 @@ class MixedLoad:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> MixedLoad:
-        self._mesh = MeshClient(self._address, timeout_s=TIMEOUT_S, attempts=1)
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        self._session = aiohttp.ClientSession(self._http, timeout=timeout)
+        tls_dir = self._tls_dir
+        files = CertificateFiles.of_role(tls_dir, "admin") if tls_dir else None
+        self._tls = client_context(tls_dir, "admin") if tls_dir else None
+        self._edges = [self._edge(number, files) for number in range(len(self._gateways))]
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            connector=aiohttp.TCPConnector(ssl=self._tls or True),
+        )
         kinds: dict[str, Callable[[Call, int], Awaitable[None]]] = {
             "chat": self._chat,
             "structured": self._structured,
@@ -91,7 +134,7 @@ class MixedLoad:
             task.cancel()
         ended = await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.close()
-        await self._mesh.close()
+        await asyncio.gather(*(edge.mesh.close() for edge in self._edges))
         for error in ended:
             if isinstance(error, Exception):  # no call failed: this load is wrong
                 raise error
@@ -112,10 +155,11 @@ class MixedLoad:
 
     async def _go_on(self, kind: str, make: Callable[[Call, int], Awaitable[None]]) -> None:
         while True:
-            call, status = Call(), OK
+            first, status = self._random.randrange(len(self._edges)), OK
+            call = Call(self._edges[first])
             try:
                 async with asyncio.timeout(TIMEOUT_S + 5):
-                    await make(call, next(self._numbers))
+                    await self._make(kind, make, call, next(self._numbers))
             except MeshError as error:
                 status = status_of(error)
             except (Refused, aiohttp.ClientError, TimeoutError) as error:
@@ -125,13 +169,35 @@ class MixedLoad:
                 self._since[kind].append(call.first_s)
             await asyncio.sleep(self._random.uniform(0, 2 * self._pause_s))
 
+    def _edge(self, first: int, tls: CertificateFiles | None) -> Edge:
+        gateways = [*self._gateways[first:], *self._gateways[:first]]
+        address, *others = [one.address for one in gateways]
+        mesh = MeshClient(address, gateways=others, timeout_s=TIMEOUT_S, attempts=1, tls=tls)
+        return Edge(mesh, [http_of(one) for one in gateways])
+
+    async def _make(
+        self, kind: str, make: Callable[[Call, int], Awaitable[None]], call: Call, number: int
+    ) -> None:
+        """Makes a call, and repeats it through the next gateway when one is lost."""
+        left = 0 if kind in RESUMED else ATTEMPTS - 1
+        while True:
+            try:
+                return await make(call, number)
+            except (MeshError, aiohttp.ClientError) as error:
+                if not left or (isinstance(error, MeshError) and not is_gateway_loss(error)):
+                    raise
+            left -= 1
+            self.repeated[kind] += 1
+            call.edge = self._edges[self._edges.index(call.edge) - 1]
+            await asyncio.sleep(ATTACH_PAUSE_S)
+
     # By gRPC.
 
     async def _chat(self, call: Call, number: int) -> None:
         # Long and short conversations; some of them share their beginning.
         turns = [("user", WORDS[number % len(WORDS)] * (1 + number % 30)), ("assistant", "Yes.")]
         messages = [*turns * (number % 3), ("user", f"Tell me about {number}.")]
-        events = self._mesh.generate(
+        events = call.edge.mesh.generate(
             MODEL, messages=messages, max_tokens=60, temperature=0.8, seed=number, ignore_eos=True
         )
         async with aclosing(events) as reading:
@@ -141,27 +207,30 @@ class MixedLoad:
     async def _structured(self, call: Call, number: int) -> None:
         # Few schemas come again, and every fourth one is new: the engine's cache must evict.
         schema = {**SCHEMA, "title": f"s{number if number % 4 == 0 else number % 3}"}
-        await self._mesh.complete(MODEL, prompt="Someone:", max_tokens=80, json_schema=schema)
+        await call.edge.mesh.complete(MODEL, prompt="Someone:", max_tokens=80, json_schema=schema)
         call.output()
 
     async def _several(self, call: Call, number: int) -> None:
-        await self._mesh.complete(
+        await call.edge.mesh.complete(
             MODEL, prompt=f"Twice {number}", max_tokens=20, n=2, logprobs=2, temperature=1.0
         )
         call.output()
 
     async def _embed(self, call: Call, number: int) -> None:
-        await self._mesh.embed(ENCODER, ["the quick fox"] * (1 + number % 16), truncate=True)
+        await call.edge.mesh.embed(ENCODER, ["the quick fox"] * (1 + number % 16), truncate=True)
         call.output()
 
     async def _job(self, call: Call, number: int) -> None:
         request = generate_request(MODEL, {"prompt": f"Job {number}:", "max_tokens": 20})
-        job = await self._mesh.jobs.submit_generation(request, retention_s=60)
+        jobs, job_id = call.edge.mesh.jobs, f"soak-{number}"
+        await jobs.submit_generation(request, job_id=job_id, retention_s=60)
         call.output()
-        await self._mesh.jobs.wait(job.job_id)
+        ended = await jobs.wait(job_id)
+        if ended.state != JOB_STATE_COMPLETED:
+            raise Refused(f"{JobState.Name(ended.state)} {ended.failure.reason}")
 
     async def _cancelled(self, call: Call, number: int) -> None:
-        events = self._mesh.generate(
+        events = call.edge.mesh.generate(
             MODEL, prompt=f"Stop {number}", max_tokens=400, ignore_eos=True
         )
         left = 1 + number % 8
@@ -173,7 +242,7 @@ class MixedLoad:
                     return
 
     async def _slow_reader(self, call: Call, number: int) -> None:
-        events = self._mesh.generate(
+        events = call.edge.mesh.generate(
             MODEL, prompt=f"Slowly {number}", max_tokens=100, ignore_eos=True
         )
         async with aclosing(events) as reading:
@@ -182,7 +251,7 @@ class MixedLoad:
                 await asyncio.sleep(SLOW_READ_S)
 
     async def _live(self, call: Call, number: int) -> None:
-        watching = self._mesh.live.watch(TOPICS, timeout_s=TIMEOUT_S)
+        watching = call.edge.mesh.live.watch(TOPICS, timeout_s=TIMEOUT_S)
         until_s = time.monotonic() + LIVE_S
         async with aclosing(watching) as reading:
             async for _ in reading:
@@ -193,22 +262,22 @@ class MixedLoad:
     # By HTTP.
 
     async def _openai(self, call: Call, number: int) -> None:
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": f"Hello {number}"}],
-            "max_tokens": 40,
-            "stream": number % 2 == 0,
-        }
-        await self._post(call, "/v1/chat/completions", body)
+        body, key = chat_body(number), f"openai-{number}"
+        if not body["stream"]:
+            await self._post(call, CHAT, body, {"idempotency-key": key})
+            return
+        reader = SseReader(call.edge.https, body, call_id=key, tls=self._tls)
+        await reader.run()
+        seen = reader.call()
+        self.repeated["openai"] += seen.attached
+        if seen.status != OK:
+            raise Refused(f"{CHAT} {seen.status}")
+        call.output(seen.messages[0].at_s)
 
     async def _anthropic(self, call: Call, number: int) -> None:
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": f"Hello {number}"}],
-            "max_tokens": 40,
-            "stream": number % 2 == 0,
-        }
-        await self._post(call, "/v1/messages", body, {"anthropic-version": "2023-06-01"})
+        # A stream is not resumed but repeated, and then replayed from its beginning.
+        headers = {"anthropic-version": "2023-06-01", "idempotency-key": f"anthropic-{number}"}
+        await self._post(call, "/v1/messages", chat_body(number), headers)
 
     async def _kserve(self, call: Call, number: int) -> None:
         await self._post(
@@ -226,8 +295,13 @@ class MixedLoad:
         body: Mapping[str, Any],
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        async with self._session.post(path, json=body, headers=headers) as answer:
+        url = f"http{'s' if self._tls else ''}://{call.edge.https[0]}{path}"
+        text = b""
+        async with self._session.post(url, json=body, headers=headers) as answer:
             if answer.status != 200:
                 raise Refused(f"{path} {answer.status}")
-            async for _ in answer.content.iter_any():
+            async for part in answer.content.iter_any():
                 call.output()
+                text += part
+        if b"event: error" in text:
+            raise Refused(f"{path} {text[-80:]!r}")

@@ -34,7 +34,7 @@ from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.rpc.shared_port import CAN_SHARE
 from mlxmesh_shared.tls import CertificateFiles
 from mlxmesh_shared.tls.identity import spiffe_id
-from tests.fakes.certificates import issue_all
+from tests.fakes.certificates import client_context, issue_all
 
 
 @asynccontextmanager
@@ -125,13 +125,6 @@ async def test_a_taken_port_is_refused_and_taken_over_when_asked() -> None:
                 assert same == address
     async with served(address) as again:
         assert await health(f"http://{again}") == "ok\n"
-
-
-def client_context(tls_dir: Path, role: str = "") -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls_dir / "ca.crt")
-    if role:
-        context.load_cert_chain(tls_dir / f"{role}.crt", tls_dir / f"{role}.key")
-    return context
 
 
 async def test_with_tls_a_certificate_is_needed(tmp_path: Path) -> None:

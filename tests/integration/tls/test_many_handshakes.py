@@ -12,6 +12,7 @@ from pathlib import Path
 from mlxmesh_launcher.authority import Authority
 from mlxmesh_shared.process.startup import child_environment
 from mlxmesh_shared.tls.identity import server_name
+from tests.fakes.certificates import client_context
 
 AT_ONCE, EACH = 64, 30
 ROTATE_EVERY_S = 0.2
@@ -39,8 +40,7 @@ async def test_many_handshakes_at_once_do_not_end_a_server(tls_dir: Path) -> Non
 
 def client_tls(tls_dir: Path) -> ssl.SSLContext:
     """A generation instance's, as it is now."""
-    context = ssl.create_default_context(cafile=tls_dir / "ca.crt")
-    context.load_cert_chain(tls_dir / "generation.crt", tls_dir / "generation.key")
+    context = client_context(tls_dir, "generation")
     context.set_alpn_protocols(["h2"])
     return context
 
