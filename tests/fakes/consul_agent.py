@@ -200,9 +200,11 @@ class FakeConsulAgent:
 
     def _answer(self, value: Any, status: int = 200) -> web.Response:
         headers = {"X-Consul-Index": str(self._state.index)}
-        return web.Response(
+        answer = web.Response(
             status=status, text=json.dumps(value), content_type="application/json", headers=headers
         )
+        answer.enable_compression()  # if the client accepts it, as Consul does
+        return answer
 
     # Other agents.
 

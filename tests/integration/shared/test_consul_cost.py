@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import BlockingQuery
+from mlxmesh_shared.consul.transport import Transport
 from mlxmesh_shared.registry.consul import MAX_READ_PER_S, MAX_REPEATED_PROBES, ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.settings import ConsulSettings
@@ -185,6 +186,16 @@ async def test_the_pause_between_answers_grows_with_their_length() -> None:
     # The first one is read at once; each of the others costs its share of a second.
     assert slept[1] >= 0.3
     assert slept[2] >= 0.3
+
+
+async def test_the_agent_of_this_host_does_not_compress_lists() -> None:
+    agent = FakeConsulAgent()
+    await agent.start()
+    transport = Transport(ConsulSettings(address=agent.address))
+    headers = await transport.get(lambda response: response.headers, "/v1/health/service/engine")
+    await transport.close()
+    await agent.stop()
+    assert "Content-Encoding" not in headers
 
 
 @pytest.mark.parametrize(("own", "filtered"), [(1, True), (8, True), (9, False)])
