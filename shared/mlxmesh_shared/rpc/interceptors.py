@@ -122,8 +122,10 @@ class CallGuard(aio.ServerInterceptor):
 
     def _end(self, chosen: Callable[[str, Context], bool], why: MeshError) -> None:
         for task, (method, context) in self._running.items():
+            if task is None or task in self._ended or not chosen(method, context):
+                continue
             # A second cancellation would end the cleaning up after the first one.
-            if task is not None and not task.cancelling() and chosen(method, context):
+            if not task.cancelling():
                 self._ended[task] = why
                 task.cancel()
 
