@@ -13,10 +13,10 @@ from google.protobuf.message import Message
 from mlxmesh.generation.v1.generation_pb2 import AttachGenerationRequest
 from mlxmesh.telemetry.v1.events_pb2 import WatchEventsRequest, WatchEventsResponse
 from mlxmesh.telemetry.v1.live_pb2 import WatchRequest
-from mlxmesh_gateway.http.idempotency import Position
+from mlxmesh_gateway.http.idempotency import NUMBERING, Position
 
 LAST_EVENT_ID = "last-event-id"
-_SEQUENCE = re.compile(r"(?:([A-Za-z0-9._-]{1,64}):)?([0-9]{1,19})(?:@([1-9a-f][0-9a-f]{0,7}))?")
+_SEQUENCE = re.compile(rf"(?:([A-Za-z0-9._-]{{1,64}}):)?([0-9]{{1,19}})(?:{NUMBERING})?")
 
 
 def event_id(response: Any) -> str:

@@ -20,7 +20,9 @@ LAST_EVENT_ID = "last-event-id"
 _LEGAL_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Generations with such an id, which the mesh chose, are not retained.
 _MESH_ID = re.compile(r"gen-[0-9a-f]{16}")
-_POSITION = re.compile(r"([0-9]{1,18})(?:\.([1-9][0-9]{0,2}))?(?:@([1-9a-f][0-9a-f]{0,7}))?")
+NUMBERING = "@([1-9a-f][0-9a-f]{0,7})"
+"""The pattern of a numbering in the id of an event."""
+_POSITION = re.compile(rf"([0-9]{{1,18}})(?:\.([1-9][0-9]{{0,2}}))?(?:{NUMBERING})?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
+from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID, NUMBERING
 from mlxmesh_shared.errors import InvalidArgument
 
 MAX_SEQUENCE_DIGITS = 18
@@ -17,7 +17,7 @@ ROUND = "."
 """Separates the id of a response with MCP tools from the number of its generation."""
 _LEGAL_ID = re.compile(r"resp_m?[0-9a-f]{48}")
 _WITH_TOOLS = "resp_m"
-_POSITION = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})@([1-9a-f][0-9a-f]{0,7})")
+_POSITION = re.compile(rf"([0-9]{{1,18}})\.([0-9]{{1,18}}){NUMBERING}")
 
 
 def new_response_id(headers: Mapping[str, str]) -> str:
